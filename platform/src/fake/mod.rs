@@ -1,0 +1,17 @@
+//! Stand-ins without a kernel, to drive a data plane in tests: a TUN device and a datagram network.
+
+mod tun;
+mod udp;
+
+pub use tun::{FakePacket, FakeTun, FakeTunHandle, tun_pair};
+pub use udp::{FakeNet, FakeSocket};
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Packets and datagrams that may wait in one place; what comes then is lost, as in a kernel.
+pub const QUEUE: usize = 4_096;
+
+/// A test that panicked elsewhere has its own report; the data is plain and still good.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,194 @@
+//! TUN through `/dev/net/tun`, with `IFF_VNET_HDR` and segmentation offload.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use nix::unistd;
+
+use crate::batch::{PacketBatch, VnetHeader};
+use crate::tun::{PacketDevice, TunError, TunOptions, WriteReport, is_valid_name};
+
+/// The kernel replaces `%d` by the first number that makes the name free.
+const NAME_PATTERN: &str = "agentnet%d";
+
+/// `TUN_F_*` of linux/if_tun.h: what the reader of the descriptor can take.
+mod offload {
+    pub(super) const CSUM: u32 = 0x01;
+    pub(super) const TSO4: u32 = 0x02;
+    pub(super) const TSO6: u32 = 0x04;
+    pub(super) const TSO_ECN: u32 = 0x08;
+    pub(super) const USO4: u32 = 0x20;
+    pub(super) const USO6: u32 = 0x40;
+    pub(super) const TCP: u32 = CSUM | TSO4 | TSO6 | TSO_ECN;
+    pub(super) const TCP_AND_UDP: u32 = TCP | USO4 | USO6;
+}
+
+// TUNSETOFFLOAD of linux/if_tun.h: _IOW('T', 208, unsigned int), the flags passed by value.
+nix::ioctl_write_int!(tun_set_offload, b'T', 208);
+
+/// A TUN interface. It exists as long as this value or one of its queues does: the device is not persistent.
+pub struct Tun {
+    fd: Arc<OwnedFd>,
+    name: String,
+    index: u32,
+    udp_offload: bool,
+}
+
+impl Tun {
+    /// Creates the interface. It is down and has no address; see [`crate::network::Network::configure`].
+    ///
+    /// # Errors
+    /// See [`TunError`].
+    pub fn open(options: &TunOptions) -> Result<Self, TunError> {
+        if let Some(name) = &options.name {
+            if !is_valid_name(name) {
+                return Err(TunError::InvalidName(name.clone()));
+            }
+            // TUNSETIFF would attach to a persistent device that belongs to someone else.
+            if if_nametoindex(name.as_str()).is_ok() {
+                return Err(TunError::NameTaken(name.clone()));
+            }
+        }
+        let mut configuration = tun::configure();
+        configuration.tun_name(options.name.as_deref().unwrap_or(NAME_PATTERN)).mtu(options.mtu).platform_config(
+            |platform| {
+                platform.vnet_hdr(true);
+            },
+        );
+        let device = tun::create(&configuration).map_err(|error| classify(error, options))?;
+        device.set_nonblock().map_err(TunError::Other)?;
+        let name = tun::AbstractDevice::tun_name(&device).map_err(|error| TunError::Other(error.into()))?;
+        // SAFETY: `into_raw_fd` gives up the only owner of an open descriptor; nobody else closes it.
+        let fd = unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) };
+        let index = if_nametoindex(name.as_str()).map_err(|errno| TunError::Other(errno.into()))?;
+        let udp_offload = enable_offload(&fd).map_err(|errno| TunError::Other(errno.into()))?;
+        Ok(Self { fd: Arc::new(fd), name, index, udp_offload })
+    }
+
+    /// The interface's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The interface's index.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Whether packets with [`VnetHeader::GSO_UDP_L4`] may be written and will be read (Linux 6.2 and later).
+    #[must_use]
+    pub fn udp_offload(&self) -> bool {
+        self.udp_offload
+    }
+
+    /// Whether packets of the TCP segmentation types may be written and will be read.
+    #[must_use]
+    pub fn tcp_offload(&self) -> bool {
+        true
+    }
+
+    /// The queue. Every call gives the same one: packets are read by whoever comes first.
+    #[must_use]
+    pub fn queue(&self) -> TunQueue {
+        TunQueue { fd: Arc::clone(&self.fd) }
+    }
+}
+
+/// One queue of a [`Tun`].
+pub struct TunQueue {
+    fd: Arc<OwnedFd>,
+}
+
+impl PacketDevice for TunQueue {
+    fn read_batch(&mut self, batch: &mut PacketBatch) -> io::Result<usize> {
+        if batch.is_empty() && !batch.has_room_for_any_packet() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut count = 0;
+        while batch.has_room_for_any_packet() {
+            let space = batch.free_space_with_header(VnetHeader::LEN);
+            match unistd::read(&*self.fd, space) {
+                Ok(len) => {
+                    let Some(header) = VnetHeader::parse(&space[..len]) else {
+                        continue;
+                    };
+                    batch.commit(header, len - VnetHeader::LEN);
+                    count += 1;
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                // What was read so far must not be lost; the error comes back on the next call.
+                Err(_) if count > 0 => break,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(count)
+    }
+
+    fn write_batch(&mut self, batch: &mut PacketBatch) -> io::Result<WriteReport> {
+        let mut report = WriteReport::default();
+        for index in 0..batch.len() {
+            let Some((header, bytes)) = batch.packet_with_header(index, VnetHeader::LEN) else {
+                break;
+            };
+            if let Some(space) = bytes.first_chunk_mut() {
+                header.emit(space);
+            }
+            match write_retrying(self.fd.as_fd(), bytes) {
+                Ok(()) => report.written += 1,
+                // EBADFD: the interface was deleted.
+                Err(errno @ (Errno::EBADFD | Errno::EBADF | Errno::ENODEV)) => {
+                    return Err(errno.into());
+                }
+                Err(_) => report.dropped += 1,
+            }
+        }
+        Ok(report)
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn write_retrying(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
+    loop {
+        match unistd::write(fd, bytes) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Turns on the most the kernel knows; returns whether that includes UDP.
+fn enable_offload(fd: &OwnedFd) -> Result<bool, Errno> {
+    let set = |flags: u32| {
+        // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
+        unsafe { tun_set_offload(fd.as_raw_fd(), libc::c_ulong::from(flags)) }
+    };
+    match set(offload::TCP_AND_UDP) {
+        Ok(_) => Ok(true),
+        // Kernels before 6.2 refuse the UDP flags.
+        Err(Errno::EINVAL) => set(offload::TCP).map(|_| false),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn classify(error: tun::Error, options: &TunOptions) -> TunError {
+    let error = io::Error::from(error);
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    match (errno, &options.name) {
+        (Some(Errno::EBUSY | Errno::EEXIST), Some(name)) => TunError::NameTaken(name.clone()),
+        // An interface of another kind appeared between the check and the creation.
+        (Some(Errno::EINVAL), Some(name)) if if_nametoindex(name.as_str()).is_ok() => TunError::NameTaken(name.clone()),
+        (Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO), _) => TunError::NoDevice,
+        (Some(Errno::EPERM | Errno::EACCES), _) => TunError::Permission,
+        _ => TunError::Other(error),
+    }
+}

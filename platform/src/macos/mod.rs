@@ -1,0 +1,10 @@
+//! The macOS side.
+
+pub(crate) mod clock;
+pub(crate) mod events;
+pub(crate) mod network;
+pub(crate) mod privilege;
+pub(crate) mod process;
+pub(crate) mod socket;
+pub(crate) mod tun;
+pub(crate) mod wait;

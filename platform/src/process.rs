@@ -1,0 +1,63 @@
+//! Small things a daemon asks of its own process.
+
+use std::io;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Makes the process the leader of a new session without a terminal (setsid(2)). Call it in a child: the
+/// leader of a process group cannot.
+///
+/// # Errors
+/// [`io::ErrorKind::PermissionDenied`] when the process leads a process group.
+pub fn detach_from_terminal() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    Ok(())
+}
+
+/// Memory of this process that is in RAM, in bytes.
+///
+/// # Errors
+/// When the operating system does not say.
+pub fn resident_memory() -> io::Result<u64> {
+    crate::os::process::resident_memory()
+}
+
+/// Raises the limit of open files towards `wanted`, as far as the hard limit allows, and returns the limit
+/// now in force. It is never lowered.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn raise_open_files_limit(wanted: u64) -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let target = crate::os::process::clamp_open_files(wanted.min(hard));
+    if target <= soft {
+        return Ok(soft);
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, target, hard)?;
+    Ok(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_memory_grows_with_touched_memory() {
+        const BYTES: usize = 64 << 20;
+        let before = resident_memory().unwrap();
+        let touched = vec![1u8; BYTES];
+        let after = resident_memory().unwrap();
+        assert!(touched.iter().all(|&byte| byte == 1));
+        assert!(before > 100_000, "{before}");
+        assert!(after > before + (BYTES as u64) / 2, "{before} {after}");
+    }
+
+    #[test]
+    fn open_files_limit_is_raised_within_the_hard_limit_and_never_lowered() {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(raise_open_files_limit(1).unwrap(), soft);
+        let raised = raise_open_files_limit(soft + 1).unwrap();
+        assert_eq!(raised, (soft + 1).min(hard).max(soft));
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0, raised);
+    }
+}

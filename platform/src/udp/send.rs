@@ -1,0 +1,217 @@
+//! Where datagrams wait to leave.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// Payload of one `UDP_SEGMENT` transmit: 65,535 less the UDP header (8) and the larger IP header (40).
+pub(crate) const MAX_TRANSMIT: usize = 65_535 - 8 - 40;
+
+/// Transmits of a batch: a bound for the list beside the slab, far above what a slab of full-size packets needs.
+const MAX_TRANSMITS: usize = 1_024;
+
+/// Datagrams to send, in one slab. Consecutive datagrams to one destination with one length become one transmit,
+/// which the kernel cuts apart (`UDP_SEGMENT`); the last of them may be shorter.
+pub struct SendBatch {
+    slab: Vec<u8>,
+    transmits: Vec<Entry>,
+    max_segments: usize,
+    used: usize,
+    datagrams: usize,
+}
+
+struct Entry {
+    destination: SocketAddr,
+    src_ip: Option<IpAddr>,
+    start: usize,
+    len: usize,
+    segment: usize,
+    count: usize,
+}
+
+/// One system call's worth of a [`SendBatch`].
+#[derive(Clone, Copy)]
+pub(crate) struct Transmit<'a> {
+    pub(crate) destination: SocketAddr,
+    pub(crate) src_ip: Option<IpAddr>,
+    pub(crate) data: &'a [u8],
+    /// Bytes of each datagram but the last.
+    pub(crate) segment: usize,
+    pub(crate) count: usize,
+}
+
+impl SendBatch {
+    /// A batch of at most `bytes` bytes of payload whose transmits have at most `max_gso_segments` datagrams
+    /// (see [`crate::udp::DatagramSocket::max_gso_segments`]; 0 counts as 1).
+    #[must_use]
+    pub fn new(bytes: usize, max_gso_segments: usize) -> Self {
+        Self {
+            slab: vec![0; bytes],
+            transmits: Vec::with_capacity(MAX_TRANSMITS),
+            max_segments: max_gso_segments.max(1),
+            used: 0,
+            datagrams: 0,
+        }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.transmits.clear();
+        self.used = 0;
+        self.datagrams = 0;
+    }
+
+    /// How many datagrams it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.datagrams
+    }
+
+    /// Whether it holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.datagrams == 0
+    }
+
+    /// Appends a datagram for `destination`, from `src_ip` if given. `fill` gets exactly `max_len` bytes to
+    /// write into and returns how many of them are the datagram; 0 pushes nothing. The bytes it gets are not
+    /// cleared.
+    ///
+    /// Returns false, without calling `fill`, when there is no room: send, clear, push again. A `max_len` above
+    /// the size of an empty batch never fits.
+    ///
+    /// # Panics
+    /// When `fill` claims more than `max_len` bytes.
+    #[must_use]
+    pub fn push_with(
+        &mut self,
+        destination: SocketAddr,
+        src_ip: Option<IpAddr>,
+        max_len: usize,
+        fill: impl FnOnce(&mut [u8]) -> usize,
+    ) -> bool {
+        if self.transmits.len() >= MAX_TRANSMITS {
+            return false;
+        }
+        let start = self.used;
+        let Some(space) = start.checked_add(max_len).and_then(|end| self.slab.get_mut(start..end)) else {
+            return false;
+        };
+        let len = fill(space);
+        assert!(len <= max_len, "a datagram of {len} bytes in a space of {max_len}");
+        if len == 0 {
+            return true;
+        }
+        self.used += len;
+        self.datagrams += 1;
+        let max_segments = self.max_segments;
+        match self.transmits.last_mut() {
+            Some(last) if last.takes(destination, src_ip, len, max_segments) => {
+                last.len += len;
+                last.count += 1;
+            }
+            _ => self.transmits.push(Entry { destination, src_ip, start, len, segment: len, count: 1 }),
+        }
+        true
+    }
+
+    pub(crate) fn transmits(&self) -> impl Iterator<Item = Transmit<'_>> {
+        self.transmits.iter().map(|entry| Transmit {
+            destination: entry.destination,
+            src_ip: entry.src_ip,
+            data: &self.slab[entry.start..entry.start + entry.len],
+            segment: entry.segment,
+            count: entry.count,
+        })
+    }
+}
+
+impl Entry {
+    fn takes(&self, destination: SocketAddr, src_ip: Option<IpAddr>, len: usize, max_segments: usize) -> bool {
+        let is_last_full = self.len == self.segment * self.count;
+        self.destination == destination
+            && self.src_ip == src_ip
+            && is_last_full
+            && len <= self.segment
+            && self.count < max_segments
+            && self.len + len <= MAX_TRANSMIT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENTS: usize = 64;
+
+    fn a() -> SocketAddr {
+        "10.0.0.1:1".parse().unwrap()
+    }
+
+    fn b() -> SocketAddr {
+        "10.0.0.2:1".parse().unwrap()
+    }
+
+    fn push(batch: &mut SendBatch, to: SocketAddr, len: usize) -> bool {
+        batch.push_with(to, None, len, |space| space.len())
+    }
+
+    fn shape(batch: &SendBatch) -> Vec<(usize, usize, usize)> {
+        batch.transmits().map(|t| (t.data.len(), t.segment, t.count)).collect()
+    }
+
+    #[test]
+    fn equal_lengths_to_one_destination_merge_and_a_shorter_one_ends_the_train() {
+        let mut batch = SendBatch::new(10_000, SEGMENTS);
+        for len in [100, 100, 40, 40, 100] {
+            assert!(push(&mut batch, a(), len));
+        }
+        assert_eq!(shape(&batch), [(240, 100, 3), (40, 40, 1), (100, 100, 1)]);
+        assert_eq!(batch.len(), 5);
+    }
+
+    #[test]
+    fn destinations_and_sources_do_not_mix() {
+        let mut batch = SendBatch::new(10_000, SEGMENTS);
+        push(&mut batch, a(), 10);
+        push(&mut batch, b(), 10);
+        assert!(batch.push_with(b(), Some([10, 0, 0, 9].into()), 10, |space| space.len()));
+        assert_eq!(batch.transmits().count(), 3);
+    }
+
+    #[test]
+    fn trains_stop_at_the_segment_and_byte_limits() {
+        let mut batch = SendBatch::new(1 << 20, 4);
+        for _ in 0..6 {
+            push(&mut batch, a(), 10);
+        }
+        assert_eq!(shape(&batch), [(40, 10, 4), (20, 10, 2)]);
+
+        let mut batch = SendBatch::new(1 << 20, SEGMENTS);
+        for _ in 0..4 {
+            push(&mut batch, a(), 30_000);
+        }
+        assert_eq!(shape(&batch), [(60_000, 30_000, 2), (60_000, 30_000, 2)]);
+    }
+
+    #[test]
+    fn no_room_is_said_before_filling_and_nothing_filled_is_nothing_pushed() {
+        let mut batch = SendBatch::new(100, SEGMENTS);
+        assert!(batch.push_with(a(), None, 100, |_| 0));
+        assert!(batch.is_empty());
+        assert!(push(&mut batch, a(), 60));
+        assert!(!batch.push_with(a(), None, 41, |_| panic!("no room to fill")));
+        assert!(!batch.push_with(a(), None, usize::MAX, |_| panic!("no room to fill")));
+        assert!(push(&mut batch, a(), 40));
+        batch.clear();
+        assert!(batch.is_empty());
+        assert!(push(&mut batch, a(), 100));
+    }
+
+    #[test]
+    fn the_list_of_transmits_is_bounded() {
+        let mut batch = SendBatch::new(1 << 20, 1);
+        for _ in 0..MAX_TRANSMITS {
+            assert!(push(&mut batch, a(), 1));
+        }
+        assert!(!push(&mut batch, a(), 1));
+    }
+}

@@ -1,0 +1,331 @@
+//! The kernel's sockets behind [`DatagramSocket`].
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use quinn_udp::{UdpSockRef, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{DatagramSocket, RecvBatch, SendBatch, SendReport, Transmit, UdpError, UdpOptions};
+use crate::os::socket::{force_recv_buffer, force_send_buffer};
+
+/// Tries to find a port that is free in both families, when the choice is the system's.
+const PORT_TRIES: usize = 16;
+
+/// How long one `send_batch` may wait for room in the send buffers. Longer, and one slow interface stops the
+/// thread; shorter, and a burst is lost that the device would have drained.
+const SEND_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Queued errors swallowed by one receive before looking again later.
+const MAX_QUEUED_ERRORS: usize = 64;
+
+/// An IPv4 and an IPv6 socket on all addresses and one port number, or one of them where the host has only one.
+pub struct UdpSockets {
+    v4: Option<Bound>,
+    v6: Option<Bound>,
+    port: u16,
+    /// Which socket the next receive looks at first, so that a flood on one cannot silence the other.
+    v6_first: AtomicBool,
+}
+
+struct Bound {
+    socket: Socket,
+    state: UdpSocketState,
+    /// Kept here because quinn-udp gives up segmentation for good after one EINVAL, which the kernel also
+    /// returns for a stale source address or a segment above the route's MTU.
+    max_gso_segments: AtomicUsize,
+}
+
+impl UdpSockets {
+    /// Binds `0.0.0.0:port` and `[::]:port`, the latter for IPv6 only. A family the host does not have is
+    /// left out.
+    ///
+    /// # Errors
+    /// See [`UdpError`]. A port that is taken in one family is an error even if the other is free.
+    pub fn bind(options: &UdpOptions) -> Result<Self, UdpError> {
+        let tries = if options.port == 0 { PORT_TRIES } else { 1 };
+        let mut result = Err(UdpError::NoFamily);
+        for _ in 0..tries {
+            result = Self::bind_once(options);
+            if !matches!(result, Err(UdpError::PortInUse(_))) {
+                break;
+            }
+        }
+        result
+    }
+
+    fn bind_once(options: &UdpOptions) -> Result<Self, UdpError> {
+        let mut port = options.port;
+        let v4 = bind_family(options.v4, Ipv4Addr::UNSPECIFIED.into(), &mut port, options)?;
+        let v6 = bind_family(options.v6, Ipv6Addr::UNSPECIFIED.into(), &mut port, options)?;
+        if v4.is_none() && v6.is_none() {
+            return Err(UdpError::NoFamily);
+        }
+        Ok(Self { v4, v6, port, v6_first: AtomicBool::new(false) })
+    }
+
+    fn bound_for(&self, destination: &SocketAddr) -> Option<&Bound> {
+        match destination {
+            SocketAddr::V4(_) => self.v4.as_ref(),
+            SocketAddr::V6(_) => self.v6.as_ref(),
+        }
+    }
+}
+
+impl DatagramSocket for UdpSockets {
+    fn recv_batch(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+        batch.clear();
+        let v6_first = self.v6_first.fetch_xor(true, Ordering::Relaxed);
+        let (first, second) = if v6_first { (&self.v6, &self.v4) } else { (&self.v4, &self.v6) };
+        for bound in [first, second].into_iter().flatten() {
+            match bound.receive(batch) {
+                Ok(()) => {}
+                // What was received so far must not be lost; the error comes back on the next call.
+                Err(_) if !batch.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(batch.len())
+    }
+
+    fn send_batch(&self, batch: &SendBatch) -> SendReport {
+        let mut report = SendReport::default();
+        let mut patience = Patience { deadline: None };
+        for transmit in batch.transmits() {
+            match self.bound_for(&transmit.destination) {
+                Some(bound) => bound.send(transmit, &mut patience, &mut report),
+                None => report.failed(&transmit, unreachable()),
+            }
+        }
+        report
+    }
+
+    fn send_to(&self, bytes: &[u8], destination: SocketAddr, src_ip: Option<IpAddr>) -> io::Result<()> {
+        let bound = self.bound_for(&destination).ok_or_else(unreachable)?;
+        bound.send_once(&Transmit { destination, src_ip, data: bytes, segment: bytes.len(), count: 1 })
+    }
+
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn has_v4(&self) -> bool {
+        self.v4.is_some()
+    }
+
+    fn has_v6(&self) -> bool {
+        self.v6.is_some()
+    }
+
+    fn max_gso_segments(&self) -> usize {
+        let segments = [&self.v4, &self.v6].into_iter().flatten();
+        segments.map(|bound| bound.max_gso_segments.load(Ordering::Relaxed)).min().unwrap_or(1)
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let bound = [&self.v4, &self.v6].into_iter().flatten();
+        bound.map(|bound| bound.socket.as_fd()).collect()
+    }
+}
+
+impl Bound {
+    fn receive(&self, batch: &mut RecvBatch) -> io::Result<()> {
+        let mut queued_errors = 0;
+        loop {
+            let mut offered = 0;
+            let result = batch.fill(|buffers, metas| {
+                offered = buffers.len().min(quinn_udp::BATCH_SIZE);
+                if offered == 0 {
+                    return Ok(0);
+                }
+                self.state.recv(UdpSockRef::from(&self.socket), buffers, metas)
+            });
+            match result {
+                // Fewer than asked for: nothing more is waiting.
+                Ok(received) if received < offered || offered == 0 => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if is_queued_error(&error) && queued_errors < MAX_QUEUED_ERRORS => {
+                    queued_errors += 1;
+                }
+                Err(error) if is_queued_error(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn send(&self, transmit: Transmit<'_>, patience: &mut Patience, report: &mut SendReport) {
+        if transmit.count == 1 {
+            match self.send_patiently(&transmit, patience) {
+                Ok(()) => report.sent_datagrams += 1,
+                Err(error) => report.failed(&transmit, error),
+            }
+            return;
+        }
+        let mut offload_refused = false;
+        if transmit.count <= self.max_gso_segments.load(Ordering::Relaxed) {
+            match self.send_patiently(&transmit, patience) {
+                Ok(()) => {
+                    report.sent_datagrams += transmit.count;
+                    return;
+                }
+                Err(error) if !may_be_about_segments(&error) => {
+                    report.failed(&transmit, error);
+                    return;
+                }
+                Err(_) => offload_refused = true,
+            }
+        }
+        let sent_before = report.sent_datagrams;
+        for data in transmit.data.chunks(transmit.segment) {
+            let single = Transmit { data, segment: data.len(), count: 1, ..transmit };
+            self.send(single, patience, report);
+        }
+        // The same bytes went out one by one, so it was the segmentation that the device cannot do.
+        if offload_refused && report.sent_datagrams == sent_before + transmit.count {
+            self.max_gso_segments.store(1, Ordering::Relaxed);
+            tracing::debug!("segmentation offload refused by the host, sending datagrams singly");
+        }
+    }
+
+    fn send_patiently(&self, transmit: &Transmit<'_>, patience: &mut Patience) -> io::Result<()> {
+        loop {
+            match self.send_once(transmit) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !patience.wait_writable(self.socket.as_fd()) {
+                        return Err(error);
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn send_once(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let transmit = quinn_udp::Transmit {
+            destination: transmit.destination,
+            ecn: None,
+            contents: transmit.data,
+            segment_size: (transmit.count > 1).then_some(transmit.segment),
+            // The other family's control message would make the kernel refuse the datagram.
+            src_ip: transmit.src_ip.filter(|ip| ip.is_ipv4() == transmit.destination.is_ipv4()),
+        };
+        self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
+    }
+}
+
+impl SendReport {
+    pub(crate) fn failed(&mut self, transmit: &Transmit<'_>, error: io::Error) {
+        self.dropped += transmit.count;
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(
+                Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::EHOSTDOWN | Errno::EADDRNOTAVAIL,
+            ) => self.unreachable += transmit.count,
+            Some(Errno::EMSGSIZE) => self.too_big += transmit.count,
+            _ => {}
+        }
+        self.last_error = Some(error);
+        self.last_failed = Some(transmit.destination);
+    }
+}
+
+/// The time one batch may still wait for send buffers. It starts to run with the first wait.
+struct Patience {
+    deadline: Option<Instant>,
+}
+
+impl Patience {
+    /// Waits until `fd` is writable; false when time is up.
+    fn wait_writable(&mut self, fd: BorrowedFd<'_>) -> bool {
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert(now + SEND_PATIENCE);
+        let remaining = deadline.saturating_duration_since(now);
+        if remaining.is_zero() {
+            return false;
+        }
+        let timeout = PollTimeout::try_from(remaining.as_nanos().div_ceil(1_000_000));
+        let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
+        match poll(&mut fds, timeout.unwrap_or(PollTimeout::ZERO)) {
+            Ok(ready) => ready > 0,
+            // Looking again is right, and bounded by the deadline.
+            Err(errno) => errno == Errno::EINTR,
+        }
+    }
+}
+
+/// Binds one family on `port` (0: any, then `port` becomes what was given). `None`: not wanted or not on this host.
+fn bind_family(wanted: bool, ip: IpAddr, port: &mut u16, options: &UdpOptions) -> Result<Option<Bound>, UdpError> {
+    if !wanted {
+        return Ok(None);
+    }
+    match open(SocketAddr::new(ip, *port), options) {
+        Ok((bound, bound_port)) => {
+            *port = bound_port;
+            Ok(Some(bound))
+        }
+        Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT | Errno::EADDRNOTAVAIL) => Ok(None),
+            Some(Errno::EADDRINUSE) => Err(UdpError::PortInUse(*port)),
+            Some(Errno::EACCES | Errno::EPERM) => Err(UdpError::Permission(*port)),
+            _ => Err(UdpError::Other(error)),
+        },
+    }
+}
+
+fn open(address: SocketAddr, options: &UdpOptions) -> io::Result<(Bound, u16)> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    let port = socket.local_addr()?.as_socket().map(|address| address.port()).ok_or(io::ErrorKind::InvalidData)?;
+    let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+    // Buffers are wishes: a host that refuses them still has a working socket.
+    if options.recv_buffer > 0 && !force_recv_buffer(&socket, options.recv_buffer) {
+        let _ = socket.set_recv_buffer_size(options.recv_buffer);
+    }
+    if options.send_buffer > 0 && !force_send_buffer(&socket, options.send_buffer) {
+        let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), options.send_buffer);
+    }
+    let max_gso_segments = AtomicUsize::new(state.max_gso_segments());
+    let bound = Bound { socket, state, max_gso_segments };
+    Ok((bound, port))
+}
+
+/// Errors that a receive reports on behalf of an earlier send.
+fn is_queued_error(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(
+            Errno::ECONNREFUSED
+                | Errno::ECONNRESET
+                | Errno::EHOSTUNREACH
+                | Errno::ENETUNREACH
+                | Errno::EHOSTDOWN
+                | Errno::ENETDOWN
+                | Errno::ENETRESET
+                | Errno::EMSGSIZE
+                | Errno::EPROTO
+                | Errno::ENOPROTOOPT
+                | Errno::ENOBUFS
+                | Errno::ENOMEM
+        )
+    )
+}
+
+/// What the kernel says when a device or a route cannot take a segmented datagram.
+fn may_be_about_segments(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP | Errno::ENOPROTOOPT)
+    )
+}
+
+fn unreachable() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENETUNREACH)
+}

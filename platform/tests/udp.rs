@@ -1,0 +1,228 @@
+//! The UDP sockets against a real kernel, in a namespace of its own.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod namespace;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use agentnet_platform::udp::{DatagramSocket, RecvBatch, SendBatch, UdpError, UdpOptions, UdpSockets};
+use agentnet_platform::wait::{Waker, wait_readable};
+use namespace::Namespace;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn options(port: u16) -> UdpOptions {
+    UdpOptions { port, v4: true, v6: true, recv_buffer: 4 << 20, send_buffer: 4 << 20 }
+}
+
+struct Received {
+    source: SocketAddr,
+    destination_ip: Option<IpAddr>,
+    data: Vec<u8>,
+}
+
+/// Receives until `count` datagrams have come.
+fn receive(sockets: &UdpSockets, count: usize) -> Vec<Received> {
+    let waker = Waker::new().unwrap();
+    let mut batch = RecvBatch::new();
+    let mut all = Vec::new();
+    while all.len() < count {
+        let ready = wait_readable(&sockets.fds(), &waker, Some(PATIENCE)).unwrap();
+        assert!(!ready.is_timeout(), "only {} of {count} datagrams came", all.len());
+        sockets.recv_batch(&mut batch).unwrap();
+        all.extend(batch.datagrams().map(|datagram| Received {
+            source: datagram.source,
+            destination_ip: datagram.destination_ip,
+            data: datagram.data.to_vec(),
+        }));
+    }
+    all
+}
+
+fn push(batch: &mut SendBatch, destination: SocketAddr, data: &[u8]) {
+    assert!(batch.push_with(destination, None, data.len(), |space| {
+        space.copy_from_slice(data);
+        data.len()
+    }));
+}
+
+#[test]
+fn both_families_share_one_port_and_say_who_sent_what_where() {
+    Namespace::new().enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let b = UdpSockets::bind(&options(0)).unwrap();
+        assert!(a.has_v4() && a.has_v6());
+        assert_ne!(a.port(), 0);
+        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            b.send_to(b"hello", SocketAddr::new(ip, a.port()), None).unwrap();
+            let received = receive(&a, 1);
+            assert_eq!(received[0].source, SocketAddr::new(ip, b.port()));
+            assert_eq!(received[0].destination_ip, Some(ip));
+            assert_eq!(received[0].data, b"hello");
+        }
+    });
+}
+
+#[test]
+fn the_source_address_can_be_chosen() {
+    Namespace::new().enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let b = UdpSockets::bind(&options(0)).unwrap();
+        let chosen = Ipv4Addr::new(127, 0, 0, 77);
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, a.port()));
+        b.send_to(b"x", to, Some(chosen.into())).unwrap();
+        // The other family's is ignored, not an error.
+        b.send_to(b"x", to, Some(Ipv6Addr::LOCALHOST.into())).unwrap();
+        let received = receive(&a, 2);
+        assert_eq!(received[0].source, (chosen, b.port()).into());
+        assert_eq!(received[1].source.ip(), Ipv4Addr::LOCALHOST);
+    });
+}
+
+#[test]
+fn ten_segments_leave_in_one_transmit_and_arrive_as_ten_datagrams() {
+    Namespace::new().enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let b = UdpSockets::bind(&options(0)).unwrap();
+        assert!(b.max_gso_segments() >= 10, "this kernel has no UDP_SEGMENT (Linux 4.18)");
+        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let to = SocketAddr::new(ip, a.port());
+            let mut batch = SendBatch::new(64 << 10, b.max_gso_segments());
+            for fill in 0..10u8 {
+                let len = if fill == 9 { 700 } else { 1_200 };
+                push(&mut batch, to, &vec![fill; len]);
+            }
+            let report = b.send_batch(&batch);
+            assert_eq!((report.sent_datagrams, report.dropped), (10, 0), "{report:?}");
+            // One system call: the loopback device does not split, so it arrives as one train.
+            let mut arrived = RecvBatch::new();
+            assert_eq!(a.recv_batch(&mut arrived).unwrap(), 1);
+            let shapes: Vec<_> = arrived.datagrams().map(|d| (d.data[0], d.data.len())).collect();
+            assert_eq!(shapes.len(), 10);
+            assert_eq!((shapes[0], shapes[8], shapes[9]), ((0, 1_200), (8, 1_200), (9, 700)));
+        }
+    });
+}
+
+#[test]
+fn a_failing_destination_stops_nobody_and_does_not_end_segmentation() {
+    let namespace = Namespace::new();
+    namespace.add_link("small");
+    namespace.ip(&["link", "set", "small", "mtu", "1280"]);
+    namespace.ip(&["addr", "add", "10.9.0.1/24", "dev", "small"]);
+    namespace.enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let b = UdpSockets::bind(&options(0)).unwrap();
+        let good = SocketAddr::from((Ipv4Addr::LOCALHOST, a.port()));
+        let no_route: SocketAddr = "192.0.2.1:9".parse().unwrap();
+        let small_mtu: SocketAddr = "10.9.0.2:9".parse().unwrap();
+        let before = b.max_gso_segments();
+        let mut batch = SendBatch::new(64 << 10, before);
+        for destination in [no_route, good, small_mtu, good] {
+            push(&mut batch, destination, &[1; 1_400]);
+            push(&mut batch, destination, &[2; 1_400]);
+        }
+        let report = b.send_batch(&batch);
+        assert_eq!(report.sent_datagrams, 4, "{report:?}");
+        assert_eq!((report.dropped, report.unreachable, report.too_big), (4, 2, 2), "{report:?}");
+        assert_eq!(report.last_failed, Some(small_mtu));
+        assert!(report.last_error.is_some());
+        assert_eq!(b.max_gso_segments(), before);
+        assert_eq!(receive(&a, 4).len(), 4);
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_in_one_family_is_an_error() {
+    Namespace::new().enter(|| {
+        let other = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+        let port = other.local_addr().unwrap().port();
+        let v4_only = UdpOptions { v6: false, ..options(port) };
+        let sockets = UdpSockets::bind(&v4_only).unwrap();
+        assert!(sockets.has_v4() && !sockets.has_v6());
+        let to_v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, 9));
+        let error = sockets.send_to(b"x", to_v6, None).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::NetworkUnreachable);
+        drop(sockets);
+        let error = UdpSockets::bind(&options(port)).err().unwrap();
+        assert!(matches!(error, UdpError::PortInUse(taken) if taken == port), "{error:?}");
+    });
+}
+
+#[test]
+fn any_port_is_found_although_ipv6_has_taken_most() {
+    let namespace = Namespace::new();
+    namespace.sysctl("net.ipv4.ip_local_port_range=40000 40003");
+    namespace.enter(|| {
+        // Bound to one address: on all of them they would block IPv4 as well.
+        let loopback = |port| UdpSocket::bind((Ipv6Addr::LOCALHOST, port)).unwrap();
+        let held = [40_000, 40_001, 40_002].map(loopback);
+        let mut found = 0;
+        for _ in 0..8 {
+            // Sixteen tries of four ports: one in a hundred fails, eight in a row do not.
+            if let Ok(sockets) = UdpSockets::bind(&options(0)) {
+                assert_eq!(sockets.port(), 40_003);
+                found += 1;
+            }
+        }
+        assert!(found > 0);
+        drop(held);
+    });
+}
+
+#[test]
+fn nothing_wanted_is_an_error() {
+    let none = UdpOptions { v4: false, v6: false, ..options(0) };
+    assert!(matches!(UdpSockets::bind(&none), Err(UdpError::NoFamily)));
+}
+
+#[test]
+fn a_closed_port_at_the_other_end_does_not_disturb_receiving() {
+    Namespace::new().enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let closed = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        for _ in 0..3 {
+            let _ = a.send_to(b"x", closed, None);
+        }
+        assert_eq!(a.recv_batch(&mut RecvBatch::new()).unwrap(), 0);
+        a.send_to(b"x", (Ipv4Addr::LOCALHOST, a.port()).into(), None).unwrap();
+        assert_eq!(receive(&a, 1).len(), 1);
+    });
+}
+
+#[test]
+fn a_flood_on_one_family_does_not_silence_the_other() {
+    Namespace::new().enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let b = UdpSockets::bind(&options(0)).unwrap();
+        let flooded = SocketAddr::from((Ipv4Addr::LOCALHOST, a.port()));
+        for len in 1..=200 {
+            b.send_to(&vec![0; len], flooded, None).unwrap();
+        }
+        b.send_to(b"quiet", (Ipv6Addr::LOCALHOST, a.port()).into(), None).unwrap();
+        let mut batch = RecvBatch::new();
+        let heard = (0..2).any(|_| {
+            a.recv_batch(&mut batch).unwrap();
+            batch.datagrams().any(|datagram| datagram.source.is_ipv6())
+        });
+        assert!(heard);
+    });
+}
+
+#[test]
+fn ipv6_switched_off_leaves_ipv4() {
+    let namespace = Namespace::new();
+    namespace.sysctl("net.ipv6.conf.all.disable_ipv6=1");
+    namespace.enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        assert!(a.has_v4());
+        let mut batch = SendBatch::new(1_024, 1);
+        push(&mut batch, "[2001:db8::1]:9".parse().unwrap(), b"x");
+        push(&mut batch, (Ipv4Addr::LOCALHOST, a.port()).into(), b"y");
+        let report = a.send_batch(&batch);
+        assert_eq!((report.sent_datagrams, report.unreachable), (1, 1), "{report:?}");
+        assert_eq!(receive(&a, 1)[0].data, b"y");
+    });
+}

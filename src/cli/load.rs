@@ -1,0 +1,237 @@
+//! Brings the sources of the configuration together: flags, environment, file.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use super::Global;
+use crate::api::{Error, ErrorCode};
+use crate::config::{Config, DEFAULT_FILE, Key, MAX_FILE_BYTES, Origin, Settings, control_socket, parse_file};
+
+/// The environment variable that names the configuration file.
+const FILE_VARIABLE: &str = "AGENTNET_CONFIG";
+
+/// Settings of an agent, as `up`, `daemon` and `config` take them.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct AgentArgs {
+    /// Name of this agent, shown to others
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Name of the network interface [default: the first free agentnetN]
+    #[arg(long, value_name = "NAME")]
+    tun: Option<String>,
+    /// UDP port, IPv4 and IPv6 [default: the one used before, else any]
+    #[arg(long, value_name = "N")]
+    port: Option<String>,
+    /// Rendezvous server, AGENTID@HOST:PORT; may be repeated
+    #[arg(long, value_name = "REF")]
+    rendezvous: Vec<String>,
+    /// Ways to find other agents: of lan,rendezvous,dht, or none [default: none]
+    #[arg(long, value_name = "LIST")]
+    discovery: Option<String>,
+    /// Range that IPv4 aliases come from [default: 100.64.0.0/10]
+    #[arg(long, value_name = "CIDR")]
+    ipv4_range: Option<String>,
+    #[command(flatten)]
+    file: FileArgs,
+}
+
+/// Where the configuration file is.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct FileArgs {
+    /// Configuration file [default: /etc/agentnet/agentnet.toml; environment: AGENTNET_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl AgentArgs {
+    /// The effective configuration.
+    ///
+    /// # Errors
+    /// Everything wrong with it.
+    pub(super) fn load(&self, global: &Global) -> Result<Config, Error> {
+        let settings = self.settings(global)?.over(environment()?).over(self.file.read()?.settings);
+        Ok(Config::from_settings(&settings)?)
+    }
+
+    fn settings(&self, global: &Global) -> Result<Settings, Error> {
+        let mut settings = global_settings(global)?;
+        let mut set = |key: Key, values: Vec<String>| {
+            if let (Some(flag), false) = (key.flag(), values.is_empty()) {
+                settings.set(key, values, Origin::Flag(flag));
+            }
+        };
+        set(Key::Name, self.name.iter().cloned().collect());
+        set(Key::Tun, self.tun.iter().cloned().collect());
+        set(Key::Port, self.port.iter().cloned().collect());
+        set(Key::Rendezvous, self.rendezvous.clone());
+        set(Key::Discovery, self.discovery.iter().cloned().collect());
+        set(Key::Ipv4Range, self.ipv4_range.iter().cloned().collect());
+        Ok(settings)
+    }
+
+    /// The same flags again, for a process that is to be started with them.
+    pub(super) fn to_arguments(&self) -> Vec<std::ffi::OsString> {
+        let mut arguments = Vec::new();
+        let mut add = |flag: &str, value: &std::ffi::OsStr| {
+            // One word each, so that a value that begins with a dash stays a value.
+            let mut word = std::ffi::OsString::from(format!("{flag}="));
+            word.push(value);
+            arguments.push(word);
+        };
+        for (flag, value) in [
+            ("--name", &self.name),
+            ("--tun", &self.tun),
+            ("--port", &self.port),
+            ("--discovery", &self.discovery),
+            ("--ipv4-range", &self.ipv4_range),
+        ] {
+            if let Some(value) = value {
+                add(flag, value.as_ref());
+            }
+        }
+        for reference in &self.rendezvous {
+            add("--rendezvous", reference.as_ref());
+        }
+        if let Some(path) = &self.file.config {
+            add("--config", path.as_os_str());
+        }
+        arguments
+    }
+}
+
+/// What a configuration file holds.
+pub(super) struct FileSettings {
+    /// The file; `None` when none is there.
+    pub(super) path: Option<PathBuf>,
+    /// Its settings.
+    pub(super) settings: Settings,
+}
+
+impl FileArgs {
+    /// A file named on the command line.
+    pub(super) fn named(path: Option<PathBuf>) -> Self {
+        Self { config: path }
+    }
+
+    /// Reads the file. Only the default file may be missing.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not a configuration.
+    pub(super) fn read(&self) -> Result<FileSettings, Error> {
+        let variable = std::env::var_os(FILE_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let named = self.config.clone().or(variable);
+        let path = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        let text = match read_text(&path) {
+            Err(error) if named.is_none() && error.kind() == ErrorKind::NotFound => {
+                return Ok(FileSettings { path: None, settings: Settings::default() });
+            }
+            Err(error) => {
+                return Err(Error::new(
+                    ErrorCode::ConfigInvalid,
+                    format!("{}: the configuration file cannot be read: {error}", path.display()),
+                    match error.kind() {
+                        ErrorKind::NotFound => "look at the path; without --config and AGENTNET_CONFIG none is needed",
+                        ErrorKind::PermissionDenied => "run the command as root, or make the file readable",
+                        _ => "look at the path, and at what the file is",
+                    },
+                ));
+            }
+            Ok(text) => text,
+        };
+        let settings = parse_file(&path, &text)?;
+        Ok(FileSettings { path: Some(path), settings })
+    }
+}
+
+/// The control socket a command talks to, and the flags that name the same agent.
+pub(super) struct Target {
+    /// The socket.
+    pub(super) socket: PathBuf,
+    /// What belongs between `agentnet` and the command to start this agent; empty for the default one.
+    pub(super) flags: String,
+}
+
+/// Finds the control socket. The configuration file only counts when neither flags nor environment say anything.
+///
+/// # Errors
+/// The paths, or the file, are not valid.
+pub(super) fn target(global: &Global) -> Result<Target, Error> {
+    let mut settings = global_settings(global)?.over(environment()?);
+    if settings.get(Key::StateDir).is_none() && settings.get(Key::Socket).is_none() {
+        settings = settings.over(FileArgs::default().read()?.settings);
+    }
+    let socket = control_socket(&settings)?.value;
+    let mut flags = String::new();
+    for (flag, path) in [("--state-dir", &global.state_dir), ("--socket", &global.socket)] {
+        if let Some(path) = path {
+            flags.push_str(&format!("{flag} {} ", path.display()));
+        }
+    }
+    Ok(Target { socket, flags })
+}
+
+/// The environment, with relative paths made absolute.
+fn environment() -> Result<Settings, Error> {
+    let mut settings = Settings::from_environment(|variable| std::env::var(variable).ok());
+    for key in [Key::StateDir, Key::Socket] {
+        let Some(value) = std::env::var_os(key.variable()).filter(|value| !value.is_empty()) else { continue };
+        settings.set(key, vec![absolute(Path::new(&value))?], Origin::Environment(key.variable()));
+    }
+    Ok(settings)
+}
+
+fn global_settings(global: &Global) -> Result<Settings, Error> {
+    let mut settings = Settings::default();
+    if let Some(path) = &global.state_dir {
+        settings.set(Key::StateDir, vec![absolute(path)?], Origin::Flag("--state-dir"));
+    }
+    if let Some(path) = &global.socket {
+        settings.set(Key::Socket, vec![absolute(path)?], Origin::Flag("--socket"));
+    }
+    Ok(settings)
+}
+
+/// A path given by the caller starts at the caller's working directory.
+fn absolute(path: &Path) -> Result<String, Error> {
+    let refused = |why: &str| {
+        let message = format!("{:?} cannot be used as a path: {why}", path.as_os_str());
+        Error::new(ErrorCode::Usage, message, "name another path")
+    };
+    let absolute = std::path::absolute(path).map_err(|error| refused(&error.to_string()))?;
+    absolute.into_os_string().into_string().map_err(|_| refused("it is not UTF-8"))
+}
+
+fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let read = File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX_FILE_BYTES {
+        let message = format!("it is longer than {MAX_FILE_BYTES} bytes");
+        return Err(std::io::Error::new(ErrorKind::FileTooLarge, message));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::{Cli, Command};
+
+    #[test]
+    fn flags_survive_being_handed_on() {
+        let given = [
+            "--name=a",
+            "--tun=t",
+            "--port=-1",
+            "--discovery=none",
+            "--ipv4-range=10.0.0.0/8",
+            "--rendezvous=x",
+            "--rendezvous=--y",
+            "--config=/etc/a b.toml",
+        ];
+        let cli = Cli::try_parse_from(["agentnet", "daemon"].into_iter().chain(given)).unwrap();
+        let Command::Daemon(daemon) = cli.command else { panic!("not the daemon") };
+        assert_eq!(daemon.agent.to_arguments(), given);
+    }
+}

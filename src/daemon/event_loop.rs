@@ -1,0 +1,387 @@
+//! The main thread: what happens goes into the control plane, what it answers is carried out, state first.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use agentnet_platform::network::{Network, NetworkEvent};
+use agentnet_platform::udp::DatagramSocket;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::control_socket::{Ask, Request};
+use super::host::transport_addresses;
+use super::now;
+use super::packet_threads::Shared;
+use super::store::{Changes, Store};
+use crate::api::{Error, ErrorCode, HealthEntry, InterfaceStatus, PingRequest, SelfStatus, Started, Status, TicketDocument};
+use crate::config::{Config, Key};
+use crate::forwarding::{Notice, StrangerDatagram};
+use crate::node::{Command, Event, Input, Node, Output, Reply};
+use crate::time::{Now, Time};
+
+/// What the disk did not take is tried again this often.
+const STORE_RETRY: Duration = Duration::from_secs(5);
+/// Inputs taken in before outputs are carried out: one transaction on disk serves them all.
+const INPUTS_PER_DRAIN: usize = 64;
+/// The longest a ping may wait for its answer.
+const MAX_PING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The queues into the loop.
+pub(super) struct Queues {
+    pub(super) notices: mpsc::Receiver<Notice>,
+    pub(super) strangers: mpsc::Receiver<StrangerDatagram>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) ended: mpsc::Receiver<String>,
+    pub(super) network_events: mpsc::Receiver<NetworkEvent>,
+}
+
+type Answer = oneshot::Sender<Result<Value, Error>>;
+
+/// Owns the agent.
+pub(super) struct EventLoop {
+    node: Node,
+    store: Store,
+    shared: Shared,
+    config: Config,
+    started: Started,
+    started_at: Time,
+    mtu: u32,
+    /// What was wrong from the start.
+    health: Vec<HealthEntry>,
+    /// Why the disk did not take the last change.
+    store_error: Option<String>,
+    store_retry: Option<Time>,
+    pings: HashMap<u64, Answer>,
+    next_ping: u64,
+}
+
+/// Why the loop ends.
+enum Stop {
+    Asked,
+    Failed(String),
+}
+
+impl EventLoop {
+    pub(super) fn new(
+        node: Node,
+        store: Store,
+        shared: Shared,
+        config: Config,
+        started: Started,
+        mtu: u32,
+        health: Vec<HealthEntry>,
+    ) -> Self {
+        Self {
+            node,
+            store,
+            shared,
+            config,
+            started,
+            started_at: now().time,
+            mtu,
+            health,
+            store_error: None,
+            store_retry: None,
+            pings: HashMap::new(),
+            next_ping: 0,
+        }
+    }
+
+    /// Runs until asked to stop.
+    pub(super) async fn run(&mut self, mut queues: Queues, network: &Network) -> Result<(), Error> {
+        let mut signals = Signals::new()?;
+        let stop = loop {
+            self.drain();
+            if let Some(stop) = self.step(&mut queues, &mut signals, network).await {
+                break stop;
+            }
+        };
+        self.node.shut_down(now());
+        self.drain();
+        match stop {
+            Stop::Asked => Ok(()),
+            Stop::Failed(why) => Err(Error::new(
+                ErrorCode::InterfaceFailed,
+                format!("the agent had to stop: {why}"),
+                "if somebody removed the interface, start the agent again: `sudo agentnet up`",
+            )),
+        }
+    }
+
+    /// Waits for one thing to happen and takes it in, with what else waits of its kind.
+    async fn step(&mut self, queues: &mut Queues, signals: &mut Signals, network: &Network) -> Option<Stop> {
+        let wait = self.time_to_wait();
+        tokio::select! {
+            biased;
+            Some(why) = queues.ended.recv() => return Some(Stop::Failed(why)),
+            () = signals.terminated() => return Some(Stop::Asked),
+            Some(notice) = queues.notices.recv() => {
+                self.node.handle_input(now(), Input::Notice(notice));
+                for _ in 1..INPUTS_PER_DRAIN {
+                    let Ok(notice) = queues.notices.try_recv() else { break };
+                    self.node.handle_input(now(), Input::Notice(notice));
+                }
+            }
+            () = sleep(wait) => self.timeout(),
+            Some(request) = queues.requests.recv() => {
+                if matches!(request.ask, Ask::Down) {
+                    let _ = request.answer.send(Ok(json!({ "stopping": true })));
+                    return Some(Stop::Asked);
+                }
+                self.answer(request);
+            }
+            Some(event) = queues.network_events.recv() => self.network_changed(event, network).await,
+            Some(datagram) = queues.strangers.recv() => {
+                self.node.handle_input(now(), Input::Stranger(datagram));
+                for _ in 1..INPUTS_PER_DRAIN {
+                    let Ok(datagram) = queues.strangers.try_recv() else { break };
+                    self.node.handle_input(now(), Input::Stranger(datagram));
+                }
+            }
+        }
+        None
+    }
+
+    fn time_to_wait(&self) -> Option<Duration> {
+        let timer = self.node.poll_timeout().map(|(at, _)| at);
+        let next = [timer, self.store_retry].into_iter().flatten().min()?;
+        Some(next.since(now().time))
+    }
+
+    fn timeout(&mut self) {
+        let now = now();
+        self.node.handle_input(now, Input::Timeout);
+        if self.store_retry.is_some_and(|at| at <= now.time) {
+            self.commit(Changes::default());
+        }
+    }
+
+    async fn network_changed(&mut self, event: NetworkEvent, network: &Network) {
+        tracing::debug!(?event, "the network changed");
+        match network.layout().await {
+            Ok(layout) => {
+                let addresses = transport_addresses(&layout);
+                self.node.handle_input(now(), Input::AddressesChanged(addresses));
+            }
+            Err(error) => tracing::warn!(%error, "the network cannot be looked at"),
+        }
+    }
+
+    /// Carries out what the control plane wants: everything for the disk first, then the rest in order.
+    fn drain(&mut self) {
+        let mut changes = Changes::default();
+        let mut rest = Vec::new();
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Store(id, row) => changes.peer(id, row.as_deref()),
+                Output::StoreSequence(sequence) => changes.sequence(sequence),
+                other => rest.push(other),
+            }
+        }
+        if !changes.is_empty() {
+            self.commit(changes);
+        }
+        for output in rest {
+            match output {
+                Output::Transmit { destination, local_ip, datagram } => {
+                    match self.shared.socket.send_to(&datagram, destination, local_ip) {
+                        Ok(()) => self.shared.counters.tx_datagrams.increment(),
+                        Err(error) => {
+                            tracing::debug!(%destination, %error, "a datagram was not sent");
+                            self.shared.counters.drop_out_send.increment();
+                        }
+                    }
+                }
+                Output::Fib(fib) => self.shared.fib.store(fib),
+                Output::Event(Event::Ping { token, result }) => {
+                    if let Some(answer) = self.pings.remove(&token) {
+                        let _ = answer.send(result.and_then(|reply| to_value(&reply)));
+                    }
+                }
+                Output::Store(..) | Output::StoreSequence(_) => {}
+            }
+        }
+    }
+
+    fn commit(&mut self, changes: Changes) {
+        match self.store.commit(changes) {
+            Ok(()) => {
+                if self.store_error.take().is_some() {
+                    tracing::info!("the state is on disk again");
+                }
+            }
+            Err(error) => {
+                if self.store_error.is_none() {
+                    tracing::error!(%error, "the state cannot be written; it is kept in memory and tried again");
+                }
+                self.store_error = Some(error);
+            }
+        }
+        self.store_retry = self.store.is_behind().then(|| now().time + STORE_RETRY);
+    }
+
+    fn answer(&mut self, request: Request) {
+        let now = now();
+        let Request { ask, answer } = request;
+        let result = match ask {
+            Ask::Id => to_value(&self.node.identity_document()),
+            Ask::Status => to_value(&self.status(now)),
+            Ask::Ticket => self.ticket(),
+            Ask::Peers => to_value(&self.node.known_peers(now)),
+            Ask::Config => to_value(&self.effective_config()),
+            Ask::Why(peer) => self.node.why(now, &peer).and_then(|why| to_value(&why)),
+            Ask::TrustList { pending_only } => to_value(&self.node.trust_list(now, pending_only)),
+            Ask::TrustRequest(body) => self.command(now, Command::TrustRequest(body)),
+            Ask::TrustApprove(peer) => self.command(now, Command::TrustApprove(peer)),
+            Ask::TrustReject(peer) => self.command(now, Command::TrustReject(peer)),
+            Ask::TrustRevoke(peer) => self.command(now, Command::TrustRevoke(peer)),
+            Ask::Ping(request) => return self.ping(now, request, answer),
+            Ask::Down => Ok(Value::Null),
+        };
+        // The caller may have gone.
+        let _ = answer.send(result);
+    }
+
+    /// What a user was told happened must be on disk before the user is told.
+    fn command(&mut self, now: Now, command: Command) -> Result<Value, Error> {
+        let reply = self.node.command(now, command)?;
+        self.drain();
+        if let Some(why) = &self.store_error {
+            return Err(Error::new(
+                ErrorCode::StateDirUnusable,
+                format!("it is in force, but it could not be written to disk: {why}"),
+                "make room or repair the disk; the agent keeps trying, and a restart before that would undo it",
+            ));
+        }
+        match reply {
+            Reply::Trust(entry) => to_value(&entry),
+            Reply::Later => Ok(Value::Null),
+        }
+    }
+
+    fn ping(&mut self, now: Now, request: PingRequest, answer: Answer) {
+        let token = self.next_ping;
+        self.next_ping = self.next_ping.wrapping_add(1);
+        let timeout = Duration::from_millis(request.timeout_ms).min(MAX_PING_TIMEOUT);
+        match self.node.command(now, Command::Ping { token, peer: request.peer, timeout }) {
+            Ok(_) => {
+                self.pings.insert(token, answer);
+            }
+            Err(error) => {
+                let _ = answer.send(Err(error));
+            }
+        }
+    }
+
+    fn ticket(&self) -> Result<Value, Error> {
+        let ticket = self.node.ticket().ok_or_else(|| {
+            let message = "this host has no address that others could reach it at, so a ticket would be of no use";
+            Error::new(ErrorCode::NotAvailable, message, "connect it to a network, then try again")
+        })?;
+        to_value(&TicketDocument { ticket: ticket.to_string() })
+    }
+
+    fn status(&self, now: Now) -> Status {
+        let identity = self.node.identity_document();
+        let counters = &self.shared.counters;
+        Status {
+            this: SelfStatus {
+                id: identity.id,
+                name: identity.name,
+                ipv6: identity.ipv6,
+                ipv4: identity.ipv4,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                uptime_s: now.time.since(self.started_at).as_secs(),
+                pid: std::process::id(),
+                port: self.started.port,
+            },
+            interface: InterfaceStatus {
+                name: self.started.interface.clone(),
+                mtu: self.mtu,
+                tx_packets: counters.tx_packets.get(),
+                rx_packets: counters.rx_packets.get(),
+                tx_bytes: counters.tx_bytes.get(),
+                rx_bytes: counters.rx_bytes.get(),
+            },
+            rendezvous: Vec::new(),
+            peers: self.node.peer_statuses(now),
+            health: self.health(),
+            drops: counters.drops(),
+        }
+    }
+
+    fn health(&self) -> Vec<HealthEntry> {
+        let mut health = self.health.clone();
+        if let Some(why) = &self.store_error {
+            health.push(HealthEntry {
+                code: "state_not_saved".to_owned(),
+                message: format!("changes are not on disk: {why}"),
+                hint: "make room or repair the disk; the agent keeps trying".to_owned(),
+            });
+        }
+        if self.node.ticket().is_none() {
+            health.push(HealthEntry {
+                code: "no_address".to_owned(),
+                message: "this host has no address others could reach it at".to_owned(),
+                hint: "connect it to a network".to_owned(),
+            });
+        }
+        health
+    }
+
+    /// The configuration with what the agent chose itself.
+    fn effective_config(&self) -> crate::api::ConfigDocument {
+        let mut document = self.config.document();
+        let chosen = [
+            (Key::Tun, self.started.interface.clone()),
+            (Key::Port, self.started.port.to_string()),
+            (Key::Mtu, self.mtu.to_string()),
+        ];
+        for (key, value) in chosen {
+            let setting = document.settings.iter_mut().find(|setting| setting.key == key.name());
+            if let Some(setting) = setting.filter(|setting| setting.value != value) {
+                setting.value = value;
+                setting.origin = "state".to_owned();
+            }
+        }
+        document
+    }
+}
+
+/// The signals that end the agent.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Error> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Error::new(ErrorCode::Internal, format!("signals cannot be handled: {error}"), "please report this")
+            })
+        };
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn terminated(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn to_value(document: &impl Serialize) -> Result<Value, Error> {
+    serde_json::to_value(document)
+        .map_err(|error| Error::new(ErrorCode::Internal, error.to_string(), "please report this"))
+}

@@ -1,0 +1,79 @@
+//! The I/O around the pure core: files, device, sockets, threads, signals, the control socket.
+//!
+//! 1. [`start`](run) checks rights, takes the state directory, loads or makes the identity, and opens what the host has
+//!    to give: device, sockets, addresses, routes.
+//! 2. Two packet threads carry packets (`packet_threads`); they share nothing with the rest but the forwarding snapshot
+//!    and two bounded queues.
+//! 3. The main thread runs the control plane (`event_loop`): it feeds [`crate::node::Node`] with what happens and
+//!    carries out what it answers, state first.
+#![allow(clippy::disallowed_methods, reason = "this is the shell: clocks, threads and files belong here")]
+
+mod control_socket;
+mod event_loop;
+mod host;
+mod packet_threads;
+mod permission;
+mod start;
+mod state_dir;
+mod store;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use agentnet_platform::clock::boot_time;
+use agentnet_platform::privilege::{PrivilegeError, check_network_admin};
+
+use crate::api::{Error, ErrorCode};
+use crate::config::Config;
+use crate::time::{Now, Time};
+
+/// Whether this process has the rights an agent needs.
+///
+/// # Errors
+/// `not_root`, `no_tun_device`, `tun_denied`, `clock_invalid`.
+pub fn preflight(_config: &Config) -> Result<(), Error> {
+    check_network_admin().map_err(|error| privilege_error(&error))?;
+    wall_clock().map(|_| ())
+}
+
+/// Runs the agent until it is told to stop. With `background`, leaves the terminal and reports on standard output.
+///
+/// # Errors
+/// Why it could not start, or had to stop.
+pub fn run(config: Config, background: bool) -> Result<(), Error> {
+    if background {
+        // Fails where the process leads a group already, and then there is no terminal to leave.
+        let _ = agentnet_platform::process::detach_from_terminal();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Error::new(ErrorCode::Internal, format!("the event loop cannot be set up: {error}"), "check `ulimit -n`")
+    })?;
+    runtime.block_on(start::run(config, background))
+}
+
+/// Both clocks.
+fn now() -> Now {
+    Now { time: Time::from_origin(boot_time()), unix_ms: wall_clock().unwrap_or(0) }
+}
+
+/// Milliseconds since 1970.
+fn wall_clock() -> Result<u64, Error> {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|_| {
+        Error::new(ErrorCode::ClockInvalid, "the system clock stands before 1970", "set it: `date -s`, or start NTP")
+    })?;
+    Ok(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn privilege_error(error: &PrivilegeError) -> Error {
+    let message = error.to_string();
+    match error {
+        PrivilegeError::NotRoot { .. } => {
+            Error::new(ErrorCode::NotRoot, message, "run it with sudo: `sudo agentnet up`")
+        }
+        PrivilegeError::NoTunDevice => Error::new(
+            ErrorCode::NoTunDevice,
+            message,
+            "load the module: `sudo modprobe tun`; in a container: `--device /dev/net/tun`",
+        ),
+        _ => Error::new(ErrorCode::TunDenied, message, "check the permissions of /dev/net/tun"),
+    }
+}

@@ -1,0 +1,321 @@
+//! From a configuration to a running agent, and back: everything taken from the host is given back in reverse order.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use agentnet_platform::network::{Configured, HostLayout, InterfaceConfig, Network, NetworkError};
+use agentnet_platform::tun::{Tun, TunError, TunOptions};
+use agentnet_platform::udp::{DatagramSocket, UdpError, UdpOptions, UdpSockets};
+use arc_swap::ArcSwap;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rand_core::{CryptoRng, UnwrapErr};
+use tokio::sync::mpsc;
+
+use super::control_socket::{ControlSocket, REQUEST_QUEUE};
+use super::event_loop::{EventLoop, Queues};
+use super::host::{OverlayRoutes, free_ipv4_range, interface_mtu, overlay_routes, transport_addresses};
+use super::packet_threads::{NOTICE_QUEUE, PacketThreads, STRANGER_QUEUE, Shared};
+use super::state_dir::StateDir;
+use super::store::{Changes, Loaded, Store};
+use super::{now, preflight};
+use crate::api::{Error, ErrorCode, HealthEntry, StartReport, Started};
+use crate::config::{Config, Origin};
+use crate::forwarding::Fib;
+use crate::identity::{AgentId, AliasTable, OVERLAY_PREFIX, TunnelSecret, overlay_ipv6};
+use crate::metrics::Counters;
+use crate::node::{Node, NodeConfig};
+
+/// Open files: sockets, device, state, and a control connection per waiting local program.
+const OPEN_FILES: u64 = 4096;
+/// Socket buffers, bytes: what arrives at 10 Gb/s in 1.6 ms. The kernel's limit may allow less.
+const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
+/// Routing tables of agents that are not the first on their host: this plus the UDP port.
+const TABLE_BASE: u32 = 0x6161_0000;
+
+/// Starts the agent, reports, runs it until it is told to stop, and leaves the host as it was.
+pub(super) async fn run(config: Config, background: bool) -> Result<(), Error> {
+    preflight(&config)?;
+    let _ = agentnet_platform::process::raise_open_files_limit(OPEN_FILES);
+    let state_dir = StateDir::take(&config.state_dir.value)?;
+    let (identity, exposed) = state_dir.identity()?;
+    let mut store = Store::open(state_dir.state_file())?;
+    let mut loaded = store.load()?;
+    let mut health: Vec<HealthEntry> = exposed.into_iter().chain(unreadable_peers(&loaded)).collect();
+    let mut changes = Changes::default();
+
+    let network = Network::new().map_err(|error| interface_failed(&error.to_string()))?;
+    if let Err(error) = network.remove_stale_rules().await {
+        tracing::warn!(%error, "rules of a killed agent may be left");
+    }
+    let layout = network.layout().await.map_err(|error| network_error(&error))?;
+    let sockets = Arc::new(bind(&config, &loaded, &mut health)?);
+    changes.port(sockets.port());
+    let range = choose_range(&config, &loaded, &layout, &mut health)?;
+    if let Some(range) = range {
+        changes.ipv4_range(range);
+    }
+    let mtu = config.mtu.value.map_or_else(|| interface_mtu(&layout), u32::from);
+    let tun = open_tun(&config, mtu)?;
+    let id = identity.id();
+    let interface = Interface::new(&layout, id, range, mtu, sockets.port());
+    let range = interface.configure(&network, &tun, range, &mut health).await?;
+
+    let tunnel_secret = loaded.tunnel_secret.take().unwrap_or_else(|| TunnelSecret::generate(&mut system_rng()));
+    changes.tunnel_secret(&tunnel_secret);
+    // Before anybody is promised anything: port, keys and aliases must still be the same after a crash.
+    store.commit(changes).map_err(|error| super::state_dir::unusable(&config.state_dir.value, &std::io::Error::other(error)))?;
+    let counters = Arc::new(Counters::default());
+    let node = Node::new(
+        now(),
+        NodeConfig {
+            identity,
+            tunnel_secret,
+            record_sequence: loaded.record_sequence,
+            name: config.name.value.clone(),
+            ipv4_range: range,
+            port: sockets.port(),
+            mtu,
+            local_addresses: transport_addresses(&layout),
+            peers: loaded.peers,
+            counters: Arc::clone(&counters),
+            rng: Box::new(system_rng()),
+        },
+    )
+    .map_err(|error| Error::new(ErrorCode::ClockInvalid, error.to_string(), "check the system clock"))?;
+
+    let (notices, notice_queue) = mpsc::channel(NOTICE_QUEUE);
+    let (strangers, stranger_queue) = mpsc::channel(STRANGER_QUEUE);
+    let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE);
+    let (ended, ended_queue) = mpsc::channel(2);
+    let fib = Arc::new(ArcSwap::from_pointee(Fib::new(overlay_ipv6(&id), None, None, [])));
+    let shared = Shared { fib: Arc::clone(&fib), socket: Arc::clone(&sockets), counters, notices, strangers, ended };
+    let control_socket = ControlSocket::serve(&config.socket.value, requests).await?;
+    let threads = PacketThreads::start(&shared, tun.queue(), tun.queue())
+        .map_err(|error| interface_failed(&format!("the packet threads cannot be started: {error}")))?;
+    let started = Started {
+        identity: node.identity_document(),
+        interface: tun.name().to_owned(),
+        port: sockets.port(),
+        pid: std::process::id(),
+        already_running: false,
+        health: health.clone(),
+    };
+    let queues = Queues {
+        notices: notice_queue,
+        strangers: stranger_queue,
+        requests: request_queue,
+        ended: ended_queue,
+        network_events: network.events().map_err(|error| interface_failed(&error.to_string()))?,
+    };
+    let mut event_loop = EventLoop::new(node, store, shared, config, started.clone(), mtu, health);
+    tracing::info!(id = %id, interface = tun.name(), port = sockets.port(), "agent started");
+    if background {
+        report_ready(started);
+    }
+    let result = event_loop.run(queues, &network).await;
+
+    threads.stop();
+    drop(control_socket);
+    interface.deconfigure(&network, &tun).await;
+    drop(tun);
+    tracing::info!("agent stopped");
+    result
+}
+
+/// The operating system's randomness. Without it nothing here can be done safely, so its failure ends the process.
+pub(super) fn system_rng() -> impl CryptoRng + Send + use<> {
+    UnwrapErr(getrandom::SysRng)
+}
+
+/// What is set on the interface, per family: the first agent of a host routes the overlay in the main table, further
+/// ones in tables of their own.
+struct Interface {
+    ipv6: InterfaceConfig,
+    ipv4: Option<InterfaceConfig>,
+}
+
+impl Interface {
+    fn new(layout: &HostLayout, id: AgentId, range: Option<Ipv4Net>, mtu: u32, port: u16) -> Self {
+        let table = match overlay_routes(layout) {
+            OverlayRoutes::Free => None,
+            OverlayRoutes::OtherAgent | OverlayRoutes::Foreign => Some(TABLE_BASE + u32::from(port)),
+        };
+        let ipv6 = InterfaceConfig {
+            mtu,
+            addresses: vec![IpNet::V6(Ipv6Net::from(overlay_ipv6(&id)))],
+            routes: vec![IpNet::V6(OVERLAY_PREFIX)],
+            table,
+        };
+        let ipv4 = range.map(|range| InterfaceConfig {
+            mtu,
+            addresses: vec![IpNet::V4(Ipv4Net::from(AliasTable::new(id, range).own()))],
+            routes: vec![IpNet::V4(range)],
+            table: None,
+        });
+        Self { ipv6, ipv4 }
+    }
+
+    /// Sets it. Returns the IPv4 range that is in force.
+    async fn configure(
+        &self,
+        network: &Network,
+        tun: &Tun,
+        range: Option<Ipv4Net>,
+        health: &mut Vec<HealthEntry>,
+    ) -> Result<Option<Ipv4Net>, Error> {
+        let ipv6 = network.configure(tun.index(), &self.ipv6).await.map_err(|error| network_error(&error))?;
+        let mut range = range;
+        if let Some(config) = &self.ipv4 {
+            let ipv4 = network.configure(tun.index(), config).await.map_err(|error| network_error(&error))?;
+            if !ipv4.is_complete() {
+                health.push(incomplete("ipv4_not_configured", &ipv4));
+                range = None;
+            }
+        }
+        if !ipv6.is_complete() {
+            if range.is_none() {
+                return Err(interface_failed(&failures(&ipv6)));
+            }
+            health.push(if ipv6.ipv6_disabled {
+                entry(
+                    "ipv6_disabled",
+                    "IPv6 is switched off on this host: other agents are reached by their IPv4 aliases only".to_owned(),
+                    "switch it on: `sysctl net.ipv6.conf.all.disable_ipv6=0`, then restart the agent",
+                )
+            } else {
+                incomplete("ipv6_not_configured", &ipv6)
+            });
+        }
+        Ok(range)
+    }
+
+    async fn deconfigure(&self, network: &Network, tun: &Tun) {
+        for config in [Some(&self.ipv6), self.ipv4.as_ref()].into_iter().flatten() {
+            // Routes and addresses go with the interface anyway; rules would stay.
+            if let Err(error) = network.deconfigure(tun.index(), config).await {
+                tracing::debug!(%error, "the interface was gone before");
+            }
+        }
+    }
+}
+
+fn bind(config: &Config, loaded: &Loaded, health: &mut Vec<HealthEntry>) -> Result<UdpSockets, Error> {
+    let options = |port| UdpOptions { port, v4: true, v6: true, recv_buffer: SOCKET_BUFFER, send_buffer: SOCKET_BUFFER };
+    let wanted = config.port.value.or(loaded.port).unwrap_or(0);
+    match UdpSockets::bind(&options(wanted)) {
+        Ok(sockets) => Ok(sockets),
+        Err(UdpError::PortInUse(port)) if config.port.value.is_none() => {
+            let sockets = UdpSockets::bind(&options(0)).map_err(|error| udp_error(&error))?;
+            health.push(entry(
+                "port_changed",
+                format!("UDP port {port}, used before, is taken; the agent now uses {}", sockets.port()),
+                "tickets handed out earlier name the old port: hand out new ones, or free the port and restart",
+            ));
+            Ok(sockets)
+        }
+        Err(error) => Err(udp_error(&error)),
+    }
+}
+
+fn choose_range(
+    config: &Config,
+    loaded: &Loaded,
+    layout: &HostLayout,
+    health: &mut Vec<HealthEntry>,
+) -> Result<Option<Ipv4Net>, Error> {
+    let asked = config.ipv4_range.value;
+    let explicit = config.ipv4_range.origin != Origin::Default;
+    let wanted = if explicit { asked } else { loaded.ipv4_range.unwrap_or(asked) };
+    let free = free_ipv4_range(layout, wanted);
+    if explicit && free != Some(asked) {
+        return Err(Error::new(
+            ErrorCode::Ipv4RangeConflict,
+            format!("{asked} touches a route or an address of this host"),
+            "name another range with --ipv4-range, or none to let the agent choose",
+        ));
+    }
+    match free {
+        None => health.push(entry(
+            "no_ipv4_range",
+            "every IPv4 range the agent knows is in use on this host: there are no IPv4 aliases".to_owned(),
+            "name a free one with --ipv4-range",
+        )),
+        Some(range) if range != asked => health.push(entry(
+            "ipv4_range_moved",
+            format!("{asked} is or was in use on this host; IPv4 aliases are in {range}"),
+            "nothing needs to be done; --ipv4-range sets another one",
+        )),
+        Some(_) => {}
+    }
+    Ok(free)
+}
+
+fn open_tun(config: &Config, mtu: u32) -> Result<Tun, Error> {
+    let options = TunOptions { name: config.tun.value.clone(), mtu: u16::try_from(mtu).unwrap_or(u16::MAX) };
+    Tun::open(&options).map_err(|error| {
+        let message = error.to_string();
+        match error {
+            TunError::NameTaken(_) => {
+                Error::new(ErrorCode::InterfaceTaken, message, "name another one with --tun, or none for the first free one")
+            }
+            TunError::InvalidName(_) => Error::new(ErrorCode::ConfigInvalid, message, "name another one with --tun"),
+            TunError::NoDevice => Error::new(ErrorCode::NoTunDevice, message, "load the module: `sudo modprobe tun`"),
+            TunError::Permission => {
+                Error::new(ErrorCode::TunDenied, message, "run it with sudo; in a container, add NET_ADMIN")
+            }
+            TunError::Other(_) => interface_failed(&message),
+        }
+    })
+}
+
+fn unreadable_peers(loaded: &Loaded) -> Option<HealthEntry> {
+    (loaded.unreadable > 0).then(|| {
+        entry(
+            "state_unreadable",
+            format!("{} stored peers cannot be read and are left out", loaded.unreadable),
+            "restore state.redb from a backup, or ask those peers for trust again",
+        )
+    })
+}
+
+fn report_ready(started: Started) {
+    if let Ok(mut line) = serde_json::to_vec(&StartReport::Ready(started)) {
+        line.push(b'\n');
+        let mut out = std::io::stdout();
+        // Whoever started us may have gone; that is no reason to stop.
+        let _ = out.write_all(&line).and_then(|()| out.flush());
+    }
+}
+
+fn entry(code: &str, message: String, hint: &str) -> HealthEntry {
+    HealthEntry { code: code.to_owned(), message, hint: hint.to_owned() }
+}
+
+fn incomplete(code: &str, configured: &Configured) -> HealthEntry {
+    entry(code, format!("the host refused part of the interface: {}", failures(configured)), "see the log")
+}
+
+fn failures(configured: &Configured) -> String {
+    let all = configured.addresses_failed.iter().chain(&configured.routes_failed).chain(&configured.rules_failed);
+    all.map(|(net, error)| format!("{net}: {error}")).collect::<Vec<_>>().join("; ")
+}
+
+fn udp_error(error: &UdpError) -> Error {
+    let message = error.to_string();
+    match error {
+        UdpError::PortInUse(_) => Error::new(ErrorCode::PortInUse, message, "name another port with --port, or none for any"),
+        UdpError::Permission(_) => Error::new(ErrorCode::NotRoot, message, "run it with sudo, or name a port above 1023"),
+        _ => Error::new(ErrorCode::NoUdp, message, "the host needs IPv4 or IPv6"),
+    }
+}
+
+fn network_error(error: &NetworkError) -> Error {
+    match error {
+        NetworkError::Permission => Error::new(ErrorCode::NotRoot, error.to_string(), "run it with sudo"),
+        _ => interface_failed(&error.to_string()),
+    }
+}
+
+fn interface_failed(why: &str) -> Error {
+    Error::new(ErrorCode::InterfaceFailed, why, "look at `ip addr` and `ip route`, and at the log")
+}

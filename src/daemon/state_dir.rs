@@ -1,0 +1,119 @@
+//! The state directory: one agent's identity and state, used by one process at a time.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::api::{Error, ErrorCode, HealthEntry};
+use crate::identity::{IdentityKey, key_file};
+
+/// The identity key, as text.
+const IDENTITY_FILE: &str = "identity.key";
+/// Everything else.
+const STATE_FILE: &str = "state.redb";
+/// Held locked while an agent runs here.
+const LOCK_FILE: &str = "lock";
+/// Largest identity file that is read, bytes. One has two lines.
+const MAX_IDENTITY_BYTES: u64 = 4096;
+
+/// A state directory this process has for itself.
+#[derive(Debug)]
+pub(super) struct StateDir {
+    path: PathBuf,
+    /// The lock goes with the process, however it ends.
+    _lock: File,
+}
+
+impl StateDir {
+    /// Creates the directory if need be, and takes it.
+    pub(super) fn take(path: &Path) -> Result<Self, Error> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| unusable(path, &error))?;
+        let lock_path = path.join(LOCK_FILE);
+        let mut options = OpenOptions::new();
+        let lock = options.create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
+        let lock = lock.map_err(|error| unusable(&lock_path, &error))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(Error::new(
+                ErrorCode::StateDirInUse,
+                format!("another agent runs on {}", path.display()),
+                "use that one, stop it with `agentnet down`, or give this one its own --state-dir",
+            )),
+            Err(TryLockError::Error(error)) => Err(unusable(&lock_path, &error)),
+        }
+    }
+
+    /// Where the state file is.
+    pub(super) fn state_file(&self) -> PathBuf {
+        self.path.join(STATE_FILE)
+    }
+
+    /// Loads the identity; on the first start, makes one. Also what is wrong with it nevertheless.
+    pub(super) fn identity(&self) -> Result<(IdentityKey, Option<HealthEntry>), Error> {
+        let path = self.path.join(IDENTITY_FILE);
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let key = IdentityKey::generate(&mut super::start::system_rng());
+                write_new(&path, key_file::emit(&key).as_bytes()).map_err(|error| unusable(&path, &error))?;
+                tracing::info!(path = %path.display(), "identity created");
+                return Ok((key, None));
+            }
+            Err(error) => return Err(unusable(&path, &error)),
+        };
+        if metadata.len() > MAX_IDENTITY_BYTES {
+            return Err(damaged(&path, "it is far too long"));
+        }
+        let content = fs::read(&path).map_err(|error| unusable(&path, &error))?;
+        let key = key_file::parse(&zeroize::Zeroizing::new(content)).map_err(|error| damaged(&path, &error.to_string()))?;
+        let exposed = metadata.permissions().mode() & 0o077 != 0;
+        let health = exposed.then(|| HealthEntry {
+            code: "identity_exposed".to_owned(),
+            message: format!("other users may read the identity key {}", path.display()),
+            hint: format!("chmod 600 {}", path.display()),
+        });
+        Ok((key, health))
+    }
+}
+
+/// Creates a file whole or not at all: written beside it, flushed to disk, then given its name.
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let written = (|| {
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
+        // An earlier try may have left the file with another mode.
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    written?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn damaged(path: &Path, why: &str) -> Error {
+    Error::new(
+        ErrorCode::IdentityDamaged,
+        format!("{} is not usable: {why}", path.display()),
+        "restore it from a backup; without one, move it away and a new agent with a new address is made",
+    )
+}
+
+/// What the operating system said about a file of ours.
+pub(super) fn unusable(path: &Path, error: &io::Error) -> Error {
+    let message = format!("{}: {error}", path.display());
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::new(ErrorCode::DiskFull, message, "make room on that file system")
+        }
+        _ => Error::new(
+            ErrorCode::StateDirUnusable,
+            message,
+            "the agent needs a directory it can write; name another one with --state-dir",
+        ),
+    }
+}

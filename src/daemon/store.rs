@@ -1,0 +1,222 @@
+//! The state file: what survives `kill -9` and power loss. One transaction per drain of the control plane.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+
+use super::state_dir::unusable;
+use crate::api::{Error, ErrorCode};
+use crate::identity::{AgentId, TunnelSecret};
+use crate::node::StoredPeer;
+
+/// Single values, by name.
+const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
+/// Rows of [`StoredPeer`], by agent id.
+const PEERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("peers");
+
+const FORMAT: &str = "format";
+const TUNNEL_KEY: &str = "tunnel_key";
+const SEQUENCE: &str = "record_sequence";
+const PORT: &str = "port";
+const IPV4_RANGE: &str = "ipv4_range";
+
+/// Version of the tables.
+const FORMAT_VERSION: u8 = 1;
+/// Pages kept in memory, bytes. The state of a thousand peers is 1 MiB, and it is read once.
+const CACHE_BYTES: usize = 256 * 1024;
+
+/// The open state file. What could not be written is kept and written with the next change or [`retry`](Self::retry).
+pub(super) struct Store {
+    path: PathBuf,
+    database: Option<Database>,
+    waiting: Changes,
+}
+
+/// What is to be written.
+#[derive(Default)]
+pub(super) struct Changes {
+    peers: HashMap<AgentId, Option<Vec<u8>>>,
+    values: HashMap<&'static str, Vec<u8>>,
+}
+
+/// What was found at start.
+#[derive(Default)]
+pub(super) struct Loaded {
+    pub(super) tunnel_secret: Option<TunnelSecret>,
+    pub(super) record_sequence: u64,
+    pub(super) port: Option<u16>,
+    pub(super) ipv4_range: Option<Ipv4Net>,
+    pub(super) peers: Vec<StoredPeer>,
+    /// Rows that cannot be read. They are left alone.
+    pub(super) unreadable: usize,
+}
+
+impl Changes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.peers.is_empty() && self.values.is_empty()
+    }
+
+    /// Store or forget a peer.
+    pub(super) fn peer(&mut self, id: AgentId, row: Option<&StoredPeer>) {
+        self.peers.insert(id, row.map(StoredPeer::encode));
+    }
+
+    pub(super) fn sequence(&mut self, sequence: u64) {
+        self.values.insert(SEQUENCE, sequence.to_le_bytes().to_vec());
+    }
+
+    pub(super) fn tunnel_secret(&mut self, secret: &TunnelSecret) {
+        self.values.insert(TUNNEL_KEY, secret.to_bytes().to_vec());
+    }
+
+    pub(super) fn port(&mut self, port: u16) {
+        self.values.insert(PORT, port.to_le_bytes().to_vec());
+    }
+
+    pub(super) fn ipv4_range(&mut self, range: Ipv4Net) {
+        let mut value = range.addr().octets().to_vec();
+        value.push(range.prefix_len());
+        self.values.insert(IPV4_RANGE, value);
+    }
+}
+
+impl Store {
+    /// Opens the state file, made if there is none.
+    pub(super) fn open(path: PathBuf) -> Result<Self, Error> {
+        let database = create(&path).map_err(|error| open_error(&path, &error))?;
+        Ok(Self { path, database: Some(database), waiting: Changes::default() })
+    }
+
+    /// Everything stored.
+    pub(super) fn load(&self) -> Result<Loaded, Error> {
+        let Some(database) = &self.database else { return Ok(Loaded::default()) };
+        load(database).map_err(|error| state_damaged(&self.path, &error.to_string()))?
+    }
+
+    /// Writes changes, and what waited before, in one transaction. They are on disk when this returns `Ok`.
+    pub(super) fn commit(&mut self, changes: Changes) -> Result<(), String> {
+        self.waiting.peers.extend(changes.peers);
+        self.waiting.values.extend(changes.values);
+        self.retry()
+    }
+
+    /// Writes what waits.
+    pub(super) fn retry(&mut self) -> Result<(), String> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        // After an error of the file system the library wants the file opened anew.
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => create(&self.path).map_err(|error| error.to_string())?,
+        };
+        write(&database, &self.waiting).map_err(|error| error.to_string())?;
+        self.database = Some(database);
+        self.waiting = Changes::default();
+        Ok(())
+    }
+
+    /// Whether something waits for a disk that takes it.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+}
+
+fn create(path: &Path) -> Result<Database, DatabaseError> {
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    // It holds the tunnel key.
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .map_err(|error| DatabaseError::Storage(StorageError::Io(error)))?;
+    Ok(database)
+}
+
+fn write(database: &Database, changes: &Changes) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut values = transaction.open_table(VALUES)?;
+        values.insert(FORMAT, [FORMAT_VERSION].as_slice())?;
+        for (key, value) in &changes.values {
+            values.insert(*key, value.as_slice())?;
+        }
+        let mut peers = transaction.open_table(PEERS)?;
+        for (id, row) in &changes.peers {
+            match row {
+                Some(row) => peers.insert(id.as_bytes().as_slice(), row.as_slice())?,
+                None => peers.remove(id.as_bytes().as_slice())?,
+            };
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// The outer error is the library's, the inner one about what was read.
+fn load(database: &Database) -> Result<Result<Loaded, Error>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let mut loaded = Loaded::default();
+    let values = match transaction.open_table(VALUES) {
+        Ok(values) => values,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Ok(loaded)),
+        Err(error) => return Err(error.into()),
+    };
+    let get = |key: &str| -> Result<Option<Vec<u8>>, StorageError> {
+        Ok(values.get(key)?.map(|value| value.value().to_vec()))
+    };
+    let format = get(FORMAT)?.and_then(|value| value.first().copied());
+    if format != Some(FORMAT_VERSION) {
+        return Ok(Err(Error::new(
+            ErrorCode::StateDamaged,
+            format!("the state was written by another version (format {format:?})"),
+            "install the version that wrote it, or a later one",
+        )));
+    }
+    loaded.tunnel_secret = get(TUNNEL_KEY)?.and_then(|value| value.try_into().ok()).map(TunnelSecret::from_bytes);
+    loaded.record_sequence = get(SEQUENCE)?.and_then(|value| value.try_into().ok()).map_or(0, u64::from_le_bytes);
+    loaded.port = get(PORT)?.and_then(|value| value.try_into().ok()).map(u16::from_le_bytes);
+    loaded.ipv4_range = get(IPV4_RANGE)?.and_then(|value| {
+        let octets: [u8; 4] = value.get(..4)?.try_into().ok()?;
+        Ipv4Net::new(Ipv4Addr::from(octets), *value.get(4)?).ok()
+    });
+    let peers = transaction.open_table(PEERS)?;
+    for row in peers.iter()? {
+        let (_, row) = row?;
+        match StoredPeer::decode(row.value()) {
+            Ok(peer) => loaded.peers.push(peer),
+            Err(error) => {
+                tracing::error!(%error, "a stored peer cannot be read");
+                loaded.unreadable += 1;
+            }
+        }
+    }
+    Ok(Ok(loaded))
+}
+
+fn open_error(path: &Path, error: &DatabaseError) -> Error {
+    match error {
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+            unusable(path, error)
+        }
+        DatabaseError::DatabaseAlreadyOpen => Error::new(
+            ErrorCode::StateDirInUse,
+            format!("{} is in use by another process", path.display()),
+            "stop that process",
+        ),
+        other => state_damaged(path, &other.to_string()),
+    }
+}
+
+fn state_damaged(path: &Path, why: &str) -> Error {
+    Error::new(
+        ErrorCode::StateDamaged,
+        format!("{} cannot be read: {why}", path.display()),
+        "restore it from a backup; or move it away: the identity stays, trust has to be given anew",
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! What packet threads know: one immutable snapshot, swapped as a whole.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwapOption;
+use ipnet::Ipv4Net;
+use parking_lot::Mutex;
+
+use crate::identity::AgentId;
+use crate::policy::FlowTable;
+use crate::tunnel::{Tunnel, TunnelIndex};
+
+/// The forwarding snapshot.
+#[derive(Debug)]
+pub struct Fib {
+    /// This agent's overlay address.
+    pub own_ipv6: Ipv6Addr,
+    /// This host's alias for itself.
+    pub own_ipv4: Option<Ipv4Addr>,
+    /// The range of aliases on this host.
+    pub ipv4_range: Option<Ipv4Net>,
+    routes: HashMap<IpAddr, Arc<FibPeer>>,
+    tunnels: HashMap<TunnelIndex, Arc<FibPeer>>,
+}
+
+/// One peer as packet threads see it.
+#[derive(Debug)]
+pub struct FibPeer {
+    /// Who it is.
+    pub id: AgentId,
+    /// Its overlay address: the only IPv6 source it may use.
+    pub ipv6: Ipv6Addr,
+    /// Its IPv4 addresses here and there; `None` until it said which it uses.
+    pub ipv4: Option<Ipv4Aliases>,
+    /// Both sides consented: IP packets pass. Otherwise only control messages do.
+    pub trusted: bool,
+    /// Flows, where the grant names ports; `None` lets everything pass.
+    pub flows: Option<Arc<Mutex<FlowTable>>>,
+    /// What outlives a snapshot.
+    pub shared: Arc<SharedPeer>,
+}
+
+/// The part of a peer that stays the same object from snapshot to snapshot.
+#[derive(Debug)]
+pub struct SharedPeer {
+    /// Its sessions.
+    pub tunnel: Mutex<Tunnel>,
+    /// Where its packets go now.
+    pub path: ArcSwapOption<PeerPath>,
+    /// Traffic.
+    pub counters: PeerCounters,
+    /// Set by a packet thread with the first packet of a period, cleared by the control plane.
+    active: AtomicBool,
+    /// Packets on their way to, or in, the queue for a session.
+    waiting: AtomicUsize,
+}
+
+/// The primary path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerPath {
+    /// The peer's transport address.
+    pub endpoint: SocketAddr,
+    /// The local address the peer knows this agent by, where one was seen.
+    pub local_ip: Option<IpAddr>,
+}
+
+/// IPv4 addresses are local aliases: each host has its own for itself and for every peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipv4Aliases {
+    /// This host's alias for the peer.
+    pub peer_here: Ipv4Addr,
+    /// This host's alias for itself.
+    pub own_here: Ipv4Addr,
+    /// The peer's alias for itself: the source of what it sends.
+    pub peer_there: Ipv4Addr,
+    /// The peer's alias for this agent: the destination of what it sends.
+    pub own_there: Ipv4Addr,
+}
+
+impl Ipv4Aliases {
+    /// Whether packets from the peer must be rewritten. Where everybody has the preferred aliases they need not.
+    #[must_use]
+    pub fn differ(&self) -> bool {
+        (self.peer_there, self.own_there) != (self.peer_here, self.own_here)
+    }
+}
+
+/// Traffic of one peer, inside the tunnel.
+#[derive(Debug, Default)]
+pub struct PeerCounters {
+    /// Bytes sent.
+    pub tx_bytes: AtomicU64,
+    /// Bytes received.
+    pub rx_bytes: AtomicU64,
+}
+
+impl Fib {
+    /// A snapshot of the given peers. Only trusted ones get routes.
+    #[must_use]
+    pub fn new(
+        own_ipv6: Ipv6Addr,
+        own_ipv4: Option<Ipv4Addr>,
+        ipv4_range: Option<Ipv4Net>,
+        peers: impl IntoIterator<Item = (TunnelIndex, Arc<FibPeer>)>,
+    ) -> Self {
+        let (mut routes, mut tunnels) = (HashMap::new(), HashMap::new());
+        for (index, peer) in peers {
+            if peer.trusted {
+                routes.insert(IpAddr::V6(peer.ipv6), Arc::clone(&peer));
+                if let Some(ipv4) = peer.ipv4 {
+                    routes.insert(IpAddr::V4(ipv4.peer_here), Arc::clone(&peer));
+                }
+            }
+            tunnels.insert(index, peer);
+        }
+        Self { own_ipv6, own_ipv4, ipv4_range, routes, tunnels }
+    }
+
+    /// The trusted peer with this address.
+    #[must_use]
+    pub fn route(&self, destination: IpAddr) -> Option<&Arc<FibPeer>> {
+        self.routes.get(&destination)
+    }
+
+    /// The peer whose WireGuard messages carry this receiver index.
+    #[must_use]
+    pub fn tunnel(&self, receiver_index: u32) -> Option<&Arc<FibPeer>> {
+        self.tunnels.get(&TunnelIndex::of_receiver(receiver_index))
+    }
+
+    /// This agent's address in the family of `packet`: where errors about it come from.
+    #[must_use]
+    pub fn source_towards(&self, packet: &[u8]) -> Option<IpAddr> {
+        match packet.first()? >> 4 {
+            6 => Some(IpAddr::V6(self.own_ipv6)),
+            _ => self.own_ipv4.map(IpAddr::V4),
+        }
+    }
+
+    /// Whether this address is this agent's.
+    #[must_use]
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V6(v6) => v6 == self.own_ipv6,
+            IpAddr::V4(v4) => Some(v4) == self.own_ipv4,
+        }
+    }
+}
+
+impl SharedPeer {
+    /// A peer without a path.
+    #[must_use]
+    pub fn new(tunnel: Tunnel) -> Self {
+        Self {
+            tunnel: Mutex::new(tunnel),
+            path: ArcSwapOption::empty(),
+            counters: PeerCounters::default(),
+            active: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// Marks traffic; true for the first packet of a period.
+    pub fn mark_active(&self) -> bool {
+        // The load keeps the common case free of a write to a line both packet threads share.
+        !self.active.load(Ordering::Relaxed) && !self.active.swap(true, Ordering::Relaxed)
+    }
+
+    /// Ends the period.
+    pub fn clear_active(&self) {
+        self.active.store(false, Ordering::Relaxed);
+    }
+
+    /// Takes a place in the queue for a session; false when `limit` are taken.
+    pub fn enter_queue(&self, limit: usize) -> bool {
+        self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1)).is_ok()
+    }
+
+    /// Gives `n` places back.
+    pub fn leave_queue(&self, n: usize) {
+        let _ = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| Some(waiting.saturating_sub(n)));
+    }
+}

@@ -1,0 +1,223 @@
+//! From the network to the device. The numbers are those of [the flow](super).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use agentnet_platform::batch::{PacketBatch, VnetHeader};
+use agentnet_platform::udp::RecvBatch;
+use parking_lot::MutexGuard;
+
+use super::{Fib, FibPeer, Notice, NoticeSink, StrangerDatagram};
+use crate::metrics::Counters;
+use crate::policy::{Direction, Protocol, Verdict};
+use crate::time::Time;
+use crate::tunnel::{OpenError, Tunnel};
+use crate::wire::classify::{DatagramKind, classify};
+use crate::wire::ip::{self, IpView, rewrite_ipv4};
+use crate::wire::{CONTROL_NEXT_HEADER};
+
+/// The inbound half of the data plane. One packet thread owns it.
+#[derive(Debug)]
+pub struct Inbound {
+    counters: Arc<Counters>,
+}
+
+/// Where a datagram came from and to.
+#[derive(Clone, Copy)]
+struct Origin {
+    source: SocketAddr,
+    local_ip: Option<IpAddr>,
+}
+
+/// The peer of the current run of datagrams, with its session locked.
+struct Run<'a> {
+    peer: &'a Arc<FibPeer>,
+    tunnel: MutexGuard<'a, Tunnel>,
+    endpoint: Option<SocketAddr>,
+}
+
+/// Where an opened packet goes.
+enum Onward {
+    /// To programs, with these IPv4 source and destination instead of the peer's.
+    Device(Option<(Ipv4Addr, Ipv4Addr)>),
+    Control,
+    Dropped,
+}
+
+impl Inbound {
+    /// A data plane that counts here.
+    #[must_use]
+    pub fn new(counters: Arc<Counters>) -> Self {
+        Self { counters }
+    }
+
+    /// Takes a received batch through steps 2 to 7. Afterwards `packets` is to be written to the device. It must have
+    /// room for everything received.
+    pub fn process(
+        &mut self,
+        now: Time,
+        fib: &Fib,
+        received: &mut RecvBatch,
+        packets: &mut PacketBatch,
+        notices: &mut dyn NoticeSink,
+    ) {
+        let mut run: Option<Run<'_>> = None;
+        for datagram in received.datagrams() {
+            self.counters.rx_datagrams.increment();
+            let origin = Origin { source: datagram.source, local_ip: datagram.destination_ip };
+            // 2. classify
+            let receiver_index = match classify(datagram.data) {
+                DatagramKind::WireguardData { receiver_index } => receiver_index,
+                DatagramKind::WireguardInitiation
+                | DatagramKind::WireguardResponse
+                | DatagramKind::WireguardCookie
+                | DatagramKind::Introduction => {
+                    self.hand_over(origin, datagram.data, notices);
+                    continue;
+                }
+                DatagramKind::Stun | DatagramKind::Relay | DatagramKind::Unknown => {
+                    self.counters.drop_in_unknown_kind.increment();
+                    continue;
+                }
+            };
+            // 3. receiver index -> peer
+            let Some(peer) = fib.tunnel(receiver_index) else {
+                self.counters.drop_in_unknown_index.increment();
+                continue;
+            };
+            if run.as_ref().is_none_or(|run| !Arc::ptr_eq(run.peer, peer)) {
+                drop(run.take());
+                let endpoint = peer.shared.path.load().as_ref().map(|path| path.endpoint);
+                run = Some(Run { peer, tunnel: peer.shared.tunnel.lock(), endpoint });
+            }
+            if let Some(run) = &mut run {
+                self.receive(now, fib, run, origin, datagram.data, packets, notices);
+            }
+        }
+    }
+
+    /// Steps 4 to 7 for one datagram.
+    #[expect(clippy::too_many_arguments, reason = "the state of one batch, spelled out")]
+    fn receive(
+        &self,
+        now: Time,
+        fib: &Fib,
+        run: &mut Run<'_>,
+        origin: Origin,
+        datagram: &[u8],
+        packets: &mut PacketBatch,
+        notices: &mut dyn NoticeSink,
+    ) {
+        // 4. open straight into the device's buffer
+        let out = packets.free_space();
+        let opened = match run.tunnel.open(now, datagram, out) {
+            Ok(opened) => opened,
+            Err(OpenError::ShortBuffer) => return self.counters.drop_in_interface.increment(),
+            Err(OpenError::NotIp) => return self.counters.drop_in_malformed.increment(),
+            Err(_) => return self.counters.drop_in_unauthenticated.increment(),
+        };
+        self.tell_control_plane(run, origin, opened.session_confirmed, notices);
+        let Some(packet) = out.get_mut(..opened.len).filter(|packet| !packet.is_empty()) else { return };
+        let Ok(view) = IpView::parse(&*packet) else { return self.counters.drop_in_malformed.increment() };
+        let len = view.total_len();
+        match self.admit(now, fib, run.peer, &view) {
+            // 5. control messages leave for the control plane
+            Onward::Control => {
+                if !notices.notice(Notice::Control { peer: run.peer.id, packet: view.packet.to_vec() }) {
+                    self.counters.drop_notices.increment();
+                }
+            }
+            Onward::Device(aliases) => {
+                if let Some((source, destination)) = aliases {
+                    if rewrite_ipv4(packet, source, destination, false).is_err() {
+                        return self.counters.drop_in_malformed.increment();
+                    }
+                }
+                packets.commit(VnetHeader::default(), len);
+                self.counters.rx_packets.increment();
+                self.counters.rx_bytes.add(len as u64);
+                run.peer.shared.counters.rx_bytes.fetch_add(len as u64, Ordering::Relaxed);
+            }
+            Onward::Dropped => {}
+        }
+    }
+
+    /// Steps 5 to 7: decides where an authenticated packet goes.
+    fn admit(&self, now: Time, fib: &Fib, peer: &FibPeer, view: &IpView<'_>) -> Onward {
+        let dropped = |counter: &crate::metrics::Counter| {
+            counter.increment();
+            Onward::Dropped
+        };
+        let is_control = view.protocol == CONTROL_NEXT_HEADER && view.source.is_ipv6();
+        if is_control && view.source == IpAddr::V6(peer.ipv6) && view.destination == IpAddr::V6(fib.own_ipv6) {
+            return Onward::Control;
+        }
+        // 6. both consented? source and destination right?
+        if !peer.trusted {
+            return dropped(&self.counters.drop_in_untrusted);
+        }
+        let (source, destination) = match (view.source, peer.ipv4) {
+            (IpAddr::V6(_), _) => (IpAddr::V6(peer.ipv6), IpAddr::V6(fib.own_ipv6)),
+            (IpAddr::V4(_), Some(ipv4)) => (IpAddr::V4(ipv4.peer_there), IpAddr::V4(ipv4.own_there)),
+            (IpAddr::V4(_), None) => return dropped(&self.counters.drop_in_source),
+        };
+        if view.source != source || is_control {
+            return dropped(&self.counters.drop_in_source);
+        }
+        if view.destination != destination {
+            return dropped(&self.counters.drop_in_destination);
+        }
+        // 7. policy; IPv4 aliases
+        if peer.check_policy(now, Direction::In, view) == Verdict::Refuse {
+            return dropped(&self.counters.drop_in_policy);
+        }
+        let aliases = peer.ipv4.filter(|ipv4| view.source.is_ipv4() && ipv4.differ());
+        Onward::Device(aliases.map(|ipv4| (ipv4.peer_here, ipv4.own_here)))
+    }
+
+    fn tell_control_plane(
+        &self,
+        run: &mut Run<'_>,
+        origin: Origin,
+        session_confirmed: bool,
+        notices: &mut dyn NoticeSink,
+    ) {
+        let peer = run.peer.id;
+        if run.endpoint != Some(origin.source) {
+            let Origin { source, local_ip } = origin;
+            // Once per run is enough; the control plane stores the new path before the next batch in most cases.
+            run.endpoint = Some(source);
+            notices.notice(Notice::Roamed { peer, source, local_ip });
+        }
+        if session_confirmed && !notices.notice(Notice::SessionConfirmed { peer }) {
+            self.counters.drop_notices.increment();
+        }
+        if run.peer.shared.mark_active() && !notices.notice(Notice::Active { peer }) {
+            run.peer.shared.clear_active();
+        }
+    }
+
+    fn hand_over(&self, origin: Origin, data: &[u8], notices: &mut dyn NoticeSink) {
+        let datagram = StrangerDatagram { source: origin.source, local_ip: origin.local_ip, data: data.to_vec() };
+        if !notices.stranger(datagram) {
+            self.counters.drop_notices.increment();
+        }
+    }
+}
+
+impl FibPeer {
+    /// Whether the grant lets the packet pass. ICMP always does: errors and echo belong to every flow.
+    pub(super) fn check_policy(&self, now: Time, direction: Direction, view: &IpView<'_>) -> Verdict {
+        let Some(flows) = &self.flows else { return Verdict::Pass };
+        let protocol = match view.protocol {
+            ip::PROTOCOL_TCP => Protocol::Tcp,
+            ip::PROTOCOL_UDP => Protocol::Udp,
+            ip::PROTOCOL_ICMP | ip::PROTOCOL_ICMPV6 => return Verdict::Pass,
+            _ => return Verdict::Refuse,
+        };
+        // Ports are absent in all fragments but the first; a grant that names ports cannot cover those.
+        let Some(ports) = view.ports else { return Verdict::Refuse };
+        flows.lock().check(now, direction, view.source.is_ipv6(), protocol, (ports.source, ports.destination))
+    }
+}

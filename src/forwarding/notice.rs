@@ -1,0 +1,68 @@
+//! What packet threads tell the control plane.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::identity::AgentId;
+
+/// Something happened to a peer with a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A packet for the peer found no session, or no path. It has a place in the peer's queue.
+    NeedSession {
+        /// The peer.
+        peer: AgentId,
+        /// The IP packet.
+        packet: Vec<u8>,
+    },
+    /// First packet of a period, either way.
+    Active {
+        /// The peer.
+        peer: AgentId,
+    },
+    /// The session's own timers began a handshake.
+    HandshakeBegun {
+        /// The peer.
+        peer: AgentId,
+    },
+    /// A session in which this agent responded can be used.
+    SessionConfirmed {
+        /// The peer.
+        peer: AgentId,
+    },
+    /// An authenticated packet came from another address than the primary path's.
+    Roamed {
+        /// The peer.
+        peer: AgentId,
+        /// Where it came from.
+        source: SocketAddr,
+        /// The local address it was sent to.
+        local_ip: Option<IpAddr>,
+    },
+    /// An in-tunnel control message, as a whole IPv6 packet.
+    Control {
+        /// The peer it is authenticated to come from.
+        peer: AgentId,
+        /// The packet.
+        packet: Vec<u8>,
+    },
+}
+
+/// A datagram that no session has authenticated: a handshake message or an introduction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StrangerDatagram {
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// The local address it was sent to.
+    pub local_ip: Option<IpAddr>,
+    /// The datagram.
+    pub data: Vec<u8>,
+}
+
+/// The way from a packet thread to the control plane. Must not block. What strangers send must not take the place of
+/// what peers cause: two bounded queues.
+pub trait NoticeSink {
+    /// Takes a notice; false when the queue is full.
+    fn notice(&mut self, notice: Notice) -> bool;
+    /// Takes a datagram; false when the queue is full.
+    fn stranger(&mut self, datagram: StrangerDatagram) -> bool;
+}

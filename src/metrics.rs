@@ -1,0 +1,140 @@
+//! Every counter, one line of documentation each. Counters only grow and start at zero with the process.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)*) => {
+        /// The counters of one agent. Updated from every thread without ordering; read for `status`.
+        #[derive(Debug, Default)]
+        pub struct Counters { $($(#[doc = $doc])+ pub $name: Counter,)* }
+
+        impl Counters {
+            /// Every counter with its name and documentation, in the order of this file.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($name), concat!($($doc),+).trim_ascii(), self.$name.get()),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Packets taken from the interface and sealed.
+    tx_packets,
+    /// Bytes of those packets.
+    tx_bytes,
+    /// Packets opened and written to the interface.
+    rx_packets,
+    /// Bytes of those packets.
+    rx_bytes,
+    /// Datagrams received.
+    rx_datagrams,
+    /// Datagrams handed to the kernel.
+    tx_datagrams,
+    /// Packets from the interface that are not valid IP packets.
+    drop_out_malformed,
+    /// Packets from the interface whose source is not this agent's address.
+    drop_out_source,
+    /// Packets from the interface to an address no trusted peer has.
+    drop_out_no_route,
+    /// Packets from the interface that the grant of the peer does not cover.
+    drop_out_policy,
+    /// Packets that waited for a session and found the queue full or the wait too long.
+    drop_out_no_session,
+    /// Datagrams the kernel did not take.
+    drop_out_send,
+    /// Datagrams of no known kind.
+    drop_in_unknown_kind,
+    /// WireGuard data for an index this agent did not hand out.
+    drop_in_unknown_index,
+    /// WireGuard data that failed to authenticate, was replayed or belongs to no session.
+    drop_in_unauthenticated,
+    /// Authenticated packets that are not valid IP packets.
+    drop_in_malformed,
+    /// Authenticated packets whose source is not the peer's address.
+    drop_in_source,
+    /// Authenticated packets to an address that is not this agent's.
+    drop_in_destination,
+    /// Authenticated packets from a peer without mutual trust.
+    drop_in_untrusted,
+    /// Authenticated packets that the grant of the peer does not cover.
+    drop_in_policy,
+    /// Packets the interface did not take.
+    drop_in_interface,
+    /// Notices to the control plane that found its queue full.
+    drop_notices,
+    /// Handshake initiations from keys without trust.
+    drop_handshake_stranger,
+    /// Handshake initiations over the rate limit.
+    drop_handshake_rate,
+    /// Handshake messages that do not verify.
+    drop_handshake_invalid,
+    /// Handshake initiations that are older than one already seen.
+    drop_handshake_replay,
+    /// Introductions that do not open, do not verify or are not for this agent.
+    drop_introduction_invalid,
+    /// Introductions over the rate limit.
+    drop_introduction_rate,
+    /// Introductions from agents that were rejected or revoked.
+    drop_introduction_refused,
+    /// Introductions that repeat an earlier one.
+    drop_introduction_replay,
+    /// Introductions that found the table of pending requests full.
+    drop_introduction_full,
+    /// In-tunnel control messages that do not parse or are not for this agent.
+    drop_control_invalid,
+    /// Handshakes completed, either role.
+    handshakes,
+    /// Handshakes given up without an answer.
+    handshakes_unanswered,
+    /// Introductions accepted.
+    introductions,
+    /// Introductions sent.
+    introductions_sent,
+}
+
+/// One counter.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Counters {
+    /// What was dropped, by reason (names without `drop_`), without the reasons that never occurred.
+    #[must_use]
+    pub fn drops(&self) -> BTreeMap<String, u64> {
+        self.iter()
+            .filter(|(_, _, value)| *value > 0)
+            .filter_map(|(name, _, value)| Some((name.strip_prefix("drop_")?.to_owned(), value)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_listed_by_reason() {
+        let counters = Counters::default();
+        counters.drop_in_source.add(3);
+        counters.rx_packets.increment();
+        assert_eq!(counters.drops(), BTreeMap::from([("in_source".to_owned(), 3)]));
+    }
+}

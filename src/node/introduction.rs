@@ -1,0 +1,157 @@
+//! First contact: introductions sent to who was asked for trust, and received from who asks.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::limits::{MAX_ADDRESSES, MAX_PEERS, MAX_REFUSED, backoff};
+use super::peer::RecordSource;
+use super::{Node, Output, TimerKind};
+use crate::api::TrustState;
+use crate::forwarding::StrangerDatagram;
+use crate::identity::AgentId;
+use crate::policy::PortSpec;
+use crate::time::Now;
+use crate::trust::{Admission, Grant, Ours, Request, admit};
+use crate::wire::introduction::{Introduction, TrustRequest};
+
+/// The first unanswered introduction goes out again after this; UDP may have lost it.
+const FIRST_RESEND: Duration = Duration::from_millis(500);
+/// The intervals double up to this. The other side is a person who decides in minutes or days, and an agent that may
+/// be off; nothing is gained by asking more often.
+const LONGEST_RESEND: Duration = Duration::from_secs(60);
+
+impl Node {
+    /// Asks (again) for trust.
+    pub(super) fn introduction_timer(&mut self, now: Now, id: AgentId) {
+        let candidates = self.own_transport_addresses();
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let attempt = peer.asking.attempts;
+        peer.asking.attempts = attempt.saturating_add(1);
+        peer.asking.first.get_or_insert(now.time);
+        peer.asking.last = Some(now.time);
+        let mut nonce = [0; 16];
+        self.rng.fill_bytes(&mut nonce);
+        let introduction = Introduction {
+            recipient: id,
+            record: self.record.clone(),
+            candidates,
+            nonce,
+            time_ms: now.unix_ms,
+            reason: peer.asking.reason.clone(),
+            request: TrustRequest { ports: peer.relation.grant.ports.clone(), ttl_s: peer.relation.grant.ttl_s },
+            initiation: None,
+        };
+        let tunnel_key = peer.record.record().tunnel_key;
+        let addresses = peer.addresses.clone();
+        let again = now.time + backoff(attempt, FIRST_RESEND, LONGEST_RESEND);
+        self.timers.set(TimerKind::Introduction(id), Some(again));
+        match introduction.seal(&self.identity, &tunnel_key, &mut *self.rng) {
+            Ok(datagram) => {
+                tracing::debug!(peer = %id.short(), attempt, "introduction sent");
+                self.counters.introductions_sent.increment();
+                for destination in addresses {
+                    let datagram = datagram.clone();
+                    self.outputs.push_back(Output::Transmit { destination, local_ip: None, datagram });
+                }
+            }
+            // Lengths are checked when the request is made; a record that grew since then is the one way here.
+            Err(error) => tracing::warn!(peer = %id.short(), %error, "introduction not sent"),
+        }
+    }
+
+    /// Where this agent may be reached, as it says in tickets and introductions.
+    pub(super) fn own_transport_addresses(&self) -> Vec<SocketAddr> {
+        let addresses = self.local_addresses.iter().take(MAX_ADDRESSES);
+        addresses.map(|ip| SocketAddr::new(*ip, self.port)).collect()
+    }
+
+    pub(super) fn handle_introduction(&mut self, now: Now, datagram: &StrangerDatagram) {
+        if !self.introductions.allow(now.time, datagram.source) {
+            return self.counters.drop_introduction_rate.increment();
+        }
+        let introduction = match Introduction::open(&datagram.data, &self.tunnel_secret, &self.id) {
+            Ok(introduction) => introduction,
+            Err(error) => {
+                tracing::debug!(source = %datagram.source, %error, "introduction not accepted");
+                return self.counters.drop_introduction_invalid.increment();
+            }
+        };
+        let id = introduction.record.id();
+        let readable = introduction.request.ports.as_ref().is_none_or(|ports| ports.parse::<PortSpec>().is_ok());
+        if id == self.id || !readable {
+            return self.counters.drop_introduction_invalid.increment();
+        }
+        let refused =
+            self.peers.get(&id).is_some_and(|peer| matches!(peer.relation.ours, Ours::Rejected | Ours::Revoked));
+        if refused {
+            return self.counters.drop_introduction_refused.increment();
+        }
+        if !self.peers.contains_key(&id) && !self.make_room(datagram.source) {
+            return self.counters.drop_introduction_full.increment();
+        }
+        self.introduction_verified(now, id, introduction, datagram.source);
+    }
+
+    fn introduction_verified(&mut self, now: Now, id: AgentId, introduction: Introduction, source: SocketAddr) {
+        let request = Request {
+            reason: introduction.reason,
+            time_ms: introduction.time_ms,
+            received: now.unix_s(),
+            from: Some(source),
+        };
+        let grant = Grant { ports: introduction.request.ports, ttl_s: introduction.request.ttl_s };
+        let replay = self.peers.get(&id).is_some_and(|peer| {
+            peer.relation.request_received().is_some_and(|earlier| earlier.time_ms >= request.time_ms)
+        });
+        if replay {
+            return self.counters.drop_introduction_replay.increment();
+        }
+        if !self.learn_record(now, introduction.record, RecordSource::Introduction) {
+            return self.counters.drop_introduction_full.increment();
+        }
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let before = peer.relation.state(now.unix_s());
+        peer.relation.introduction_received(now.unix_s(), request, grant);
+        for candidate in introduction.candidates.into_iter().rev().chain([source]) {
+            peer.note_address(candidate);
+        }
+        let after = peer.relation.state(now.unix_s());
+        self.counters.introductions.increment();
+        if (before, after) != (TrustState::Pending, TrustState::Pending) {
+            tracing::info!(peer = %id.short(), state = after.as_str(), "introduction received");
+        }
+        self.trust_changed(now, id);
+        if after == TrustState::Trusted {
+            self.start_handshake(now, id);
+        }
+    }
+
+    /// Room for one more agent this one knows nothing about.
+    fn make_room(&mut self, source: SocketAddr) -> bool {
+        let waiting: Vec<_> = self
+            .peers
+            .values()
+            .filter(|peer| peer.relation.ours == Ours::Undecided)
+            .filter_map(|peer| peer.relation.request_received().map(|request| (peer.id, request.from, request.received)))
+            .collect();
+        match admit(&waiting, Some(source)) {
+            Admission::Admit => {}
+            Admission::Replace(oldest) => self.forget(oldest),
+            Admission::Refuse => return false,
+        }
+        self.peers.len() < MAX_PEERS
+    }
+
+    /// Forgets the oldest no beyond [`MAX_REFUSED`].
+    pub(super) fn bound_refused(&mut self) {
+        let refused = |ours: &Ours| matches!(ours, Ours::Rejected | Ours::Revoked);
+        let mut all: Vec<_> = self.peers.values().filter(|peer| refused(&peer.relation.ours)).collect();
+        if all.len() <= MAX_REFUSED {
+            return;
+        }
+        all.sort_by_key(|peer| peer.relation.since);
+        if let Some(oldest) = all.first().map(|peer| peer.id) {
+            self.forget(oldest);
+        }
+    }
+}

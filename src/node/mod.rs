@@ -1,0 +1,328 @@
+//! The control plane: one state machine for one agent, without I/O.
+//!
+//! # Driving it
+//!
+//! [`Node`] is single threaded. Hand it what happened with [`Node::handle_input`] or [`Node::command`], then drain
+//! [`Node::poll_output`] until it is empty, then sleep until [`Node::poll_timeout`] or the next input. Every mutation is
+//! followed by a drain. Outputs are to be carried out in order; of one drain, every [`Output::Store`] before the first
+//! [`Output::Transmit`], so that what was promised to a peer survives a crash.
+//!
+//! It never blocks, never reads a clock (the session library does, see [`crate::tunnel`]) and keeps every table within a
+//! limit written in [`limits`].
+//!
+//! # Where things are
+//!
+//! The life of one peer is [`peer`]. Handshakes with it are in `handshake`, first contact in `introduction`, messages
+//! inside the session in `control`, what users ask for in `commands`, what they are told in `report`.
+
+mod commands;
+mod control;
+mod handshake;
+mod introduction;
+pub mod limits;
+mod peer;
+mod report;
+mod resolve;
+mod stored;
+mod timers;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_core::CryptoRng;
+
+use crate::forwarding::{Fib, Notice, StrangerDatagram};
+use crate::identity::{AgentId, AgentRecord, AliasTable, IdentityKey, Name, SignedRecord, TunnelPublic, TunnelSecret};
+use crate::identity::{VersionRange, overlay_ipv6};
+use crate::metrics::Counters;
+use crate::time::{Now, Time};
+use crate::tunnel::IndexTable;
+
+pub use commands::{Command, Reply};
+pub use stored::{StoredError, StoredPeer};
+pub use timers::TimerKind;
+
+use limits::{INITIATION_RATES, INTRODUCTION_RATES, KNOWN_INITIATION_RATES, RateLimiter};
+use peer::Peer;
+use timers::Timers;
+
+/// How long an agent record is valid. A ticket works as long as the record in it; three months outlive a holiday.
+pub const RECORD_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+/// A record is renewed this often while the agent runs.
+const RECORD_RENEWAL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Protocol versions this agent speaks.
+pub const VERSIONS: VersionRange = VersionRange { min: 1, max: 1 };
+
+/// Who the agent is, as loaded by the shell.
+pub struct NodeConfig {
+    /// Identity.
+    pub identity: IdentityKey,
+    /// Tunnel key.
+    pub tunnel_secret: TunnelSecret,
+    /// Sequence number of the last record published, 0 for none.
+    pub record_sequence: u64,
+    /// Name in the record.
+    pub name: Option<Name>,
+    /// IPv4 aliases; `None` without IPv4 on the interface.
+    pub ipv4_range: Option<ipnet::Ipv4Net>,
+    /// UDP port.
+    pub port: u16,
+    /// MTU of the interface, bytes.
+    pub mtu: u32,
+    /// Local unicast addresses, without those of overlays.
+    pub local_addresses: Vec<IpAddr>,
+    /// What is known from earlier lives.
+    pub peers: Vec<StoredPeer>,
+    /// Counters, shared with packet threads.
+    pub counters: Arc<Counters>,
+    /// Randomness.
+    pub rng: Box<dyn CryptoRng + Send>,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A packet thread reports.
+    Notice(Notice),
+    /// A datagram no session authenticated.
+    Stranger(StrangerDatagram),
+    /// Local unicast addresses changed; without those of overlays.
+    AddressesChanged(Vec<IpAddr>),
+    /// [`Node::poll_timeout`] has passed.
+    Timeout,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a datagram.
+    Transmit {
+        /// To where.
+        destination: SocketAddr,
+        /// From this local address, if the peer knows this agent by it.
+        local_ip: Option<IpAddr>,
+        /// The datagram.
+        datagram: Vec<u8>,
+    },
+    /// Swap the forwarding snapshot.
+    Fib(Arc<Fib>),
+    /// Store (`Some`) or forget a peer.
+    Store(AgentId, Option<Box<StoredPeer>>),
+    /// Store the sequence number of this agent's record.
+    StoreSequence(u64),
+    /// Tell whoever waits for it.
+    Event(Event),
+}
+
+/// What somebody may wait for.
+#[derive(Debug)]
+pub enum Event {
+    /// An echo was answered or given up.
+    Ping {
+        /// The number given with [`Command::Ping`].
+        token: u64,
+        /// The answer.
+        result: Result<crate::api::PingReply, crate::api::Error>,
+    },
+}
+
+/// The control plane of one agent. See the [module](self) for how to drive it.
+pub struct Node {
+    identity: IdentityKey,
+    id: AgentId,
+    ipv6: Ipv6Addr,
+    tunnel_secret: TunnelSecret,
+    name: Option<Name>,
+    record: SignedRecord,
+    port: u16,
+    mtu: u32,
+    local_addresses: Vec<IpAddr>,
+    aliases: Option<AliasTable>,
+    peers: BTreeMap<AgentId, Peer>,
+    by_tunnel_key: HashMap<TunnelPublic, AgentId>,
+    indices: IndexTable<AgentId>,
+    timers: Timers,
+    pings: HashMap<u64, commands::PendingPing>,
+    initiations: RateLimiter,
+    known_initiations: RateLimiter,
+    introductions: RateLimiter,
+    counters: Arc<Counters>,
+    rng: Box<dyn CryptoRng + Send>,
+    outputs: VecDeque<Output>,
+    fib_changed: bool,
+    started: Time,
+}
+
+impl Node {
+    /// An agent that has just started. Trusted peers are contacted at once: drain the outputs.
+    ///
+    /// # Errors
+    /// When the record cannot be made, that is, when the clock is not plausible or the name too long.
+    pub fn new(now: Now, config: NodeConfig) -> Result<Self, crate::identity::RecordError> {
+        let id = config.identity.id();
+        let record = make_record(now, &config, id, config.record_sequence)?;
+        let mut node = Self {
+            id,
+            ipv6: overlay_ipv6(&id),
+            identity: config.identity,
+            tunnel_secret: config.tunnel_secret,
+            name: config.name,
+            record,
+            port: config.port,
+            mtu: config.mtu,
+            local_addresses: config.local_addresses,
+            aliases: config.ipv4_range.map(|range| AliasTable::new(id, range)),
+            peers: BTreeMap::new(),
+            by_tunnel_key: HashMap::new(),
+            indices: IndexTable::new(),
+            timers: Timers::default(),
+            pings: HashMap::new(),
+            initiations: RateLimiter::new(INITIATION_RATES),
+            known_initiations: RateLimiter::new(KNOWN_INITIATION_RATES),
+            introductions: RateLimiter::new(INTRODUCTION_RATES),
+            counters: config.counters,
+            rng: config.rng,
+            outputs: VecDeque::new(),
+            fib_changed: true,
+            started: now.time,
+        };
+        node.outputs.push_back(Output::StoreSequence(node.record.record().sequence));
+        node.timers.set(TimerKind::RecordRenewal, Some(now.time + RECORD_RENEWAL));
+        node.restore(now, config.peers);
+        Ok(node)
+    }
+
+    /// Who this agent is.
+    #[must_use]
+    pub fn id(&self) -> AgentId {
+        self.id
+    }
+
+    /// Its overlay address.
+    #[must_use]
+    pub fn ipv6(&self) -> Ipv6Addr {
+        self.ipv6
+    }
+
+    /// This host's alias for it.
+    #[must_use]
+    pub fn ipv4(&self) -> Option<Ipv4Addr> {
+        self.aliases.as_ref().map(AliasTable::own)
+    }
+
+    /// Takes what happened. Drain the outputs afterwards.
+    pub fn handle_input(&mut self, now: Now, input: Input) {
+        match input {
+            Input::Notice(notice) => self.handle_notice(now, notice),
+            Input::Stranger(datagram) => self.handle_stranger(now, &datagram),
+            Input::AddressesChanged(addresses) => self.handle_addresses(now, addresses),
+            Input::Timeout => {
+                while let Some(kind) = self.timers.pop_due(now.time) {
+                    self.handle_timer(now, kind);
+                }
+            }
+        }
+    }
+
+    /// The next thing to be done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        std::mem::take(&mut self.fib_changed).then(|| Output::Fib(Arc::new(self.make_fib())))
+    }
+
+    /// When [`Input::Timeout`] is due, and what for.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Time, TimerKind)> {
+        self.timers.next()
+    }
+
+    /// Says goodbye to every peer with a session. The last call; drain the outputs afterwards.
+    pub fn shut_down(&mut self, now: Now) {
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.send_goodbye(now, id, crate::wire::control::GoodbyeReason::Shutdown);
+        }
+    }
+
+    fn handle_notice(&mut self, now: Now, notice: Notice) {
+        match notice {
+            Notice::NeedSession { peer, packet } => self.session_needed(now, peer, packet),
+            Notice::Active { peer } => self.traffic_seen(now, peer),
+            Notice::HandshakeBegun { peer } => self.handshake_begun(now, peer),
+            Notice::SessionConfirmed { peer } => self.session_established(now, peer),
+            Notice::Roamed { peer, source, local_ip } => self.peer_roamed(now, peer, source, local_ip),
+            Notice::Control { peer, packet } => self.handle_control(now, peer, &packet),
+        }
+    }
+
+    fn handle_timer(&mut self, now: Now, kind: TimerKind) {
+        match kind {
+            TimerKind::Tunnel(peer) => self.tunnel_timer(now, peer),
+            TimerKind::Hello(peer) => self.hello_timer(now, peer),
+            TimerKind::Introduction(peer) => self.introduction_timer(now, peer),
+            TimerKind::TrustExpiry(peer) => self.trust_changed(now, peer),
+            TimerKind::Ping(token) => self.ping_expired(token),
+            TimerKind::RecordRenewal => self.renew_record(now),
+        }
+    }
+
+    fn handle_addresses(&mut self, now: Now, addresses: Vec<IpAddr>) {
+        if self.local_addresses == addresses {
+            return;
+        }
+        tracing::info!(count = addresses.len(), "local addresses changed");
+        self.local_addresses = addresses;
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.local_addresses_changed(now, id);
+        }
+    }
+
+    fn renew_record(&mut self, now: Now) {
+        self.timers.set(TimerKind::RecordRenewal, Some(now.time + RECORD_RENEWAL));
+        let mut record = self.record.record().clone();
+        record.sequence = next_sequence(now, record.sequence);
+        record.expires = now.unix_s() + RECORD_LIFETIME.as_secs();
+        // What was signed once with these contents can be signed again.
+        if let Ok(signed) = SignedRecord::sign(&self.identity, record) {
+            self.outputs.push_back(Output::StoreSequence(signed.record().sequence));
+            self.record = signed;
+        }
+    }
+
+    fn make_fib(&self) -> Fib {
+        let own_ipv4 = self.ipv4();
+        let range = self.aliases.as_ref().map(AliasTable::range);
+        let peers = self.peers.values().filter_map(Peer::fib_entry);
+        Fib::new(self.ipv6, own_ipv4, range, peers)
+    }
+}
+
+fn make_record(
+    now: Now,
+    config: &NodeConfig,
+    id: AgentId,
+    last_sequence: u64,
+) -> Result<SignedRecord, crate::identity::RecordError> {
+    let record = AgentRecord {
+        id,
+        sequence: next_sequence(now, last_sequence),
+        expires: now.unix_s() + RECORD_LIFETIME.as_secs(),
+        tunnel_key: config.tunnel_secret.public(),
+        rendezvous: Vec::new(),
+        name: config.name.clone(),
+        capabilities: Vec::new(),
+        versions: VERSIONS,
+    };
+    SignedRecord::sign(&config.identity, record)
+}
+
+/// At least the time, so that an agent that lost its state still supersedes its earlier records.
+fn next_sequence(now: Now, last: u64) -> u64 {
+    now.unix_s().max(last.saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,423 @@
+//! The life of one peer.
+//!
+//! ```text
+//!   known ──(this side said yes, its record is here)──> linked: it has a tunnel index and a place in the snapshot
+//!   linked ──(a packet waits, trust was given, start, its introduction came)──> handshaking: every address is tried
+//!   handshaking ──(answered)──> in session: hello both ways, waiting packets leave, the path is where it answered
+//!   in session ──(180 s without a new handshake, goodbye)──> linked
+//!   handshaking ──(90 s without an answer)──> linked, waiting packets are dropped
+//!   any ──(revoked, run out, consent withdrawn)──> known: no tunnel, no route, no answer
+//! ```
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+
+use super::limits::MAX_ADDRESSES;
+use super::stored::StoredPeer;
+use super::{Node, Output, TimerKind};
+use crate::api::TrustState;
+use crate::forwarding::{FibPeer, Ipv4Aliases, PeerPath, SharedPeer, WAITING_PACKETS};
+use crate::identity::{AgentId, DEFAULT_IPV4_RANGE, SignedRecord, TunnelPublic, is_overlay, overlay_ipv6, preferred_ipv4};
+use crate::policy::{FlowTable, PortSpec};
+use crate::time::{Now, Time};
+use crate::trust::{Relation, Theirs};
+use crate::tunnel::{CONTROL_OUTPUT_LEN, Initiation, Tunnel, TunnelIndex};
+use crate::wire::WIREGUARD_OVERHEAD;
+
+/// Where a record came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum RecordSource {
+    /// The user pasted it.
+    Ticket,
+    /// The peer introduced itself.
+    Introduction,
+    /// The peer sent it inside a session.
+    Session,
+}
+
+/// Everything about one peer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) id: AgentId,
+    pub(super) ipv6: Ipv6Addr,
+    pub(super) record: SignedRecord,
+    pub(super) record_source: RecordSource,
+    /// Seconds since 1970.
+    pub(super) record_received: u64,
+    pub(super) relation: Relation,
+    /// Mutual trust at the time it was last looked at; what the snapshot says.
+    pub(super) trusted: bool,
+    /// Transport addresses, the most promising first.
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) alias: Option<Ipv4Addr>,
+    pub(super) their_aliases: Option<TheirAliases>,
+    pub(super) ipv4: Option<Ipv4Aliases>,
+    pub(super) flows: Option<Arc<Mutex<FlowTable>>>,
+    pub(super) last_initiation: Option<Initiation>,
+    pub(super) link: Option<Link>,
+    pub(super) asking: Asking,
+}
+
+/// What the peer uses for itself and for this agent on its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TheirAliases {
+    /// For itself.
+    pub own: Ipv4Addr,
+    /// For this agent.
+    pub peer: Ipv4Addr,
+}
+
+/// The live half: exists while this side agrees to hold a session.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) index: TunnelIndex,
+    pub(super) key: TunnelPublic,
+    pub(super) shared: Arc<SharedPeer>,
+    /// Packets that wait for the session. At most [`WAITING_PACKETS`], counted in [`SharedPeer`].
+    pub(super) queue: VecDeque<Vec<u8>>,
+    /// When the current wish to talk began.
+    pub(super) wanted_since: Option<Time>,
+    pub(super) established: Option<Time>,
+    pub(super) path_since: Option<Time>,
+    pub(super) gave_up: Option<Time>,
+    pub(super) rtt_ms: Option<f64>,
+    pub(super) time_to_direct_ms: Option<f64>,
+    /// Hellos sent since the last one that was acknowledged.
+    pub(super) hellos: u32,
+    pub(super) hello_acknowledged: bool,
+    /// The peer said that it stops.
+    pub(super) stopped: bool,
+}
+
+/// Introductions sent to a peer that has not answered.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    /// Shown to the other side. Not kept across restarts.
+    pub(super) reason: String,
+    pub(super) attempts: u32,
+    pub(super) first: Option<Time>,
+    pub(super) last: Option<Time>,
+}
+
+impl Peer {
+    pub(super) fn new(now: Now, record: SignedRecord, source: RecordSource) -> Self {
+        let id = record.record().id;
+        Self {
+            id,
+            ipv6: overlay_ipv6(&id),
+            record,
+            record_source: source,
+            record_received: now.unix_s(),
+            relation: Relation::default(),
+            trusted: false,
+            addresses: Vec::new(),
+            alias: None,
+            their_aliases: None,
+            ipv4: None,
+            flows: None,
+            last_initiation: None,
+            link: None,
+            asking: Asking::default(),
+        }
+    }
+
+    /// Its place in the forwarding snapshot.
+    pub(super) fn fib_entry(&self) -> Option<(TunnelIndex, Arc<FibPeer>)> {
+        let link = self.link.as_ref()?;
+        let entry = FibPeer {
+            id: self.id,
+            ipv6: self.ipv6,
+            ipv4: self.ipv4,
+            trusted: self.trusted,
+            flows: self.flows.clone(),
+            shared: Arc::clone(&link.shared),
+        };
+        Some((link.index, Arc::new(entry)))
+    }
+
+    /// Notes where it can be reached, as the most promising address. Returns whether that is news.
+    pub(super) fn note_address(&mut self, address: SocketAddr) -> bool {
+        if self.addresses.first() == Some(&address) || !is_usable(address) {
+            return false;
+        }
+        self.addresses.retain(|known| *known != address);
+        self.addresses.insert(0, address);
+        self.addresses.truncate(MAX_ADDRESSES);
+        true
+    }
+
+    pub(super) fn name(&self) -> Option<String> {
+        self.record.record().name.as_ref().map(ToString::to_string)
+    }
+
+    pub(super) fn stored(&self) -> StoredPeer {
+        StoredPeer {
+            record: self.record.clone(),
+            record_source: self.record_source,
+            record_received: self.record_received,
+            relation: self.relation.clone(),
+            addresses: self.addresses.clone(),
+            alias: self.alias,
+            their_aliases: self.their_aliases,
+            last_initiation: self.last_initiation,
+        }
+    }
+}
+
+/// An address that may be somebody's transport address. Overlay addresses would loop.
+fn is_usable(address: SocketAddr) -> bool {
+    let overlay = matches!(address.ip(), IpAddr::V6(v6) if is_overlay(v6));
+    address.port() != 0 && !overlay && !address.ip().is_unspecified() && !address.ip().is_multicast()
+}
+
+impl Node {
+    /// Takes in what was stored, and contacts whoever is trusted.
+    pub(super) fn restore(&mut self, now: Now, stored: Vec<StoredPeer>) {
+        let mut ids = Vec::new();
+        for stored in stored {
+            let mut peer = Peer::new(now, stored.record, stored.record_source);
+            if peer.id == self.id {
+                continue;
+            }
+            peer.record_received = stored.record_received;
+            peer.relation = stored.relation;
+            peer.addresses = stored.addresses;
+            peer.their_aliases = stored.their_aliases;
+            peer.last_initiation = stored.last_initiation;
+            // A stored alias that no longer fits the range is replaced when trust is looked at below.
+            if let (Some(aliases), Some(alias)) = (&mut self.aliases, stored.alias) {
+                peer.alias = aliases.insert_stored(peer.id, alias).ok();
+            }
+            ids.push(peer.id);
+            self.peers.insert(peer.id, peer);
+        }
+        for id in ids {
+            self.trust_changed(now, id);
+            if self.peers.get(&id).is_some_and(|peer| peer.trusted) {
+                self.start_handshake(now, id);
+            }
+        }
+    }
+
+    /// Takes in a verified record, if it is news. Returns false when there is no room for another agent.
+    pub(super) fn learn_record(&mut self, now: Now, record: SignedRecord, source: RecordSource) -> bool {
+        let id = record.record().id;
+        let full = self.peers.len() >= super::limits::MAX_PEERS;
+        match self.peers.get_mut(&id) {
+            None if full => return false,
+            None => {
+                self.peers.insert(id, Peer::new(now, record, source));
+            }
+            Some(peer) if record.supersedes(&peer.record) => {
+                peer.record = record;
+                peer.record_source = source;
+                peer.record_received = now.unix_s();
+                let rotated = peer.link.as_ref().is_some_and(|link| link.key != peer.record.record().tunnel_key);
+                if rotated {
+                    self.unlink(id);
+                    self.trust_changed(now, id);
+                } else {
+                    self.store(id);
+                }
+            }
+            Some(_) => {}
+        }
+        true
+    }
+
+    /// Brings everything in line with the relation as it stands now: link, route, alias, policy, timers, disk.
+    pub(super) fn trust_changed(&mut self, now: Now, id: AgentId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let unix_s = now.unix_s();
+        let state = peer.relation.state(unix_s);
+        let admitted = peer.relation.admits_session(unix_s);
+        peer.trusted = state == TrustState::Trusted;
+        peer.flows = match &peer.relation.grant.ports {
+            // Validated when it was agreed on; what cannot be read any more permits nothing.
+            Some(ports) => Some(ports.parse::<PortSpec>().map_or_else(|_| FlowTable::closed(), FlowTable::new)),
+            None => None,
+        }
+        .map(|table| Arc::new(Mutex::new(table)));
+        let expires = peer.relation.expires().filter(|_| peer.trusted).map(|at| {
+            now.time + std::time::Duration::from_secs(at.saturating_sub(unix_s))
+        });
+        let asks = state == TrustState::Requested && peer.relation.theirs == Theirs::Nothing;
+        let linked = peer.link.is_some();
+        self.timers.set(TimerKind::TrustExpiry(id), expires);
+        if admitted {
+            self.assign_alias(id);
+            if !linked {
+                self.link(now, id);
+            }
+        } else if linked {
+            self.unlink(id);
+        }
+        if !asks {
+            self.timers.set(TimerKind::Introduction(id), None);
+        } else if self.peers.get(&id).is_some_and(|peer| peer.asking.first.is_none()) {
+            self.timers.set(TimerKind::Introduction(id), Some(now.time));
+        }
+        self.fib_changed = true;
+        self.store(id);
+    }
+
+    fn link(&mut self, now: Now, id: AgentId) {
+        let index = self.indices.allocate(id, &mut *self.rng);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let key = peer.record.record().tunnel_key;
+        let tunnel = Tunnel::new(&self.tunnel_secret, &key, index, now.time, peer.last_initiation.as_ref());
+        peer.link = Some(Link {
+            index,
+            key,
+            shared: Arc::new(SharedPeer::new(tunnel)),
+            queue: VecDeque::new(),
+            wanted_since: None,
+            established: None,
+            path_since: None,
+            gave_up: None,
+            rtt_ms: None,
+            time_to_direct_ms: None,
+            hellos: 0,
+            hello_acknowledged: false,
+            stopped: false,
+        });
+        self.by_tunnel_key.insert(key, id);
+        self.fib_changed = true;
+    }
+
+    pub(super) fn unlink(&mut self, id: AgentId) {
+        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.take()) else { return };
+        self.indices.release(link.index);
+        if self.by_tunnel_key.get(&link.key) == Some(&id) {
+            self.by_tunnel_key.remove(&link.key);
+        }
+        self.counters.drop_out_no_session.add(link.queue.len() as u64);
+        self.timers.set(TimerKind::Tunnel(id), None);
+        self.timers.set(TimerKind::Hello(id), None);
+        self.fib_changed = true;
+    }
+
+    /// Forgets a peer altogether.
+    pub(super) fn forget(&mut self, id: AgentId) {
+        self.unlink(id);
+        self.timers.set(TimerKind::Introduction(id), None);
+        self.timers.set(TimerKind::TrustExpiry(id), None);
+        if let Some(aliases) = &mut self.aliases {
+            aliases.remove(&id);
+        }
+        self.peers.remove(&id);
+        self.outputs.push_back(Output::Store(id, None));
+    }
+
+    pub(super) fn store(&mut self, id: AgentId) {
+        if let Some(peer) = self.peers.get(&id) {
+            self.outputs.push_back(Output::Store(id, Some(Box::new(peer.stored()))));
+        }
+    }
+
+    fn assign_alias(&mut self, id: AgentId) {
+        let Some(aliases) = &mut self.aliases else { return };
+        let Ok(peer_here) = aliases.assign(id) else {
+            tracing::warn!(peer = %id.short(), "the IPv4 range is full: this peer has IPv6 only");
+            return;
+        };
+        let (own_here, own_id) = (aliases.own(), self.id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.alias = Some(peer_here);
+        // Until the peer says otherwise it is taken to use the values everybody prefers.
+        let theirs = peer.their_aliases.unwrap_or_else(|| TheirAliases {
+            own: preferred_ipv4(&id, DEFAULT_IPV4_RANGE),
+            peer: preferred_ipv4(&own_id, DEFAULT_IPV4_RANGE),
+        });
+        peer.ipv4 = Some(Ipv4Aliases { peer_here, own_here, peer_there: theirs.own, own_there: theirs.peer });
+    }
+
+    /// A packet found no session. It waits, and a handshake begins.
+    pub(super) fn session_needed(&mut self, now: Now, id: AgentId, packet: Vec<u8>) {
+        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
+        // The session may have come while the notice was on its way.
+        let ready = link.shared.path.load().is_some() && link.shared.tunnel.lock().has_session(now.time);
+        if link.queue.len() >= WAITING_PACKETS {
+            link.shared.leave_queue(1);
+            self.counters.drop_out_no_session.increment();
+        } else {
+            link.queue.push_back(packet);
+        }
+        link.wanted_since.get_or_insert(now.time);
+        if ready {
+            self.flush_queue(now, id);
+        } else {
+            self.start_handshake(now, id);
+        }
+    }
+
+    /// Seals what waited and sends it.
+    pub(super) fn flush_queue(&mut self, now: Now, id: AgentId) {
+        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
+        let packets = std::mem::take(&mut link.queue);
+        link.shared.leave_queue(packets.len());
+        for packet in packets {
+            let len = packet.len() as u64;
+            if self.send_sealed(now, id, &packet) {
+                self.counters.tx_packets.increment();
+                self.counters.tx_bytes.add(len);
+                if let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) {
+                    link.shared.counters.tx_bytes.fetch_add(len, Ordering::Relaxed);
+                }
+            } else {
+                self.counters.drop_out_no_session.increment();
+            }
+        }
+    }
+
+    /// Seals one packet and sends it on the primary path; false when there is no session or path.
+    pub(super) fn send_sealed(&mut self, now: Now, id: AgentId, packet: &[u8]) -> bool {
+        let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) else { return false };
+        let Some(path) = link.shared.path.load_full() else { return false };
+        let mut datagram = vec![0; (packet.len() + WIREGUARD_OVERHEAD).max(CONTROL_OUTPUT_LEN)];
+        let Ok(len) = link.shared.tunnel.lock().seal(now.time, packet, &mut datagram) else { return false };
+        datagram.truncate(len);
+        self.transmit_on(&path, datagram);
+        self.arm_tunnel_timer(id);
+        true
+    }
+
+    pub(super) fn transmit_on(&mut self, path: &PeerPath, datagram: Vec<u8>) {
+        self.outputs.push_back(Output::Transmit { destination: path.endpoint, local_ip: path.local_ip, datagram });
+    }
+
+    /// An authenticated packet came from a new address: packets to the peer go there from now on.
+    pub(super) fn peer_roamed(&mut self, now: Now, id: AgentId, source: SocketAddr, local_ip: Option<IpAddr>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let news = peer.note_address(source);
+        let Some(link) = &mut peer.link else { return };
+        let path = PeerPath { endpoint: source, local_ip };
+        if link.shared.path.load().as_deref() != Some(&path) {
+            tracing::debug!(peer = %id.short(), endpoint = %source, "path changed");
+            link.shared.path.store(Some(Arc::new(path)));
+            link.path_since = Some(now.time);
+        }
+        if news {
+            self.store(id);
+        }
+    }
+
+    pub(super) fn local_addresses_changed(&mut self, now: Now, id: AgentId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let Some(link) = &peer.link else { return };
+        let Some(path) = link.shared.path.load_full() else { return };
+        // The source address of the path may be gone; let the kernel choose, and let the peer see the new one.
+        if path.local_ip.is_some_and(|ip| !self.local_addresses.contains(&ip)) {
+            link.shared.path.store(Some(Arc::new(PeerPath { local_ip: None, ..*path })));
+        }
+        if link.shared.tunnel.lock().has_session(now.time) {
+            self.send_hello(now, id);
+        } else if peer.trusted {
+            self.start_handshake(now, id);
+        }
+    }
+}

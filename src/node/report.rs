@@ -1,0 +1,275 @@
+//! What users are told: the documents of [`crate::api`] from the state as it is.
+
+use std::sync::atomic::Ordering;
+
+use super::Node;
+use super::peer::{Link, Peer, RecordSource};
+use crate::api::{
+    Identity, KnownPeer, PathKind, PathStatus, PeerStatus, Peers, TrustEntry, TrustList, TrustState, Verdict, Why, WhyStep,
+};
+use crate::identity::Ticket;
+use crate::time::{Now, Time};
+use crate::trust::Theirs;
+
+impl Node {
+    /// Who this agent is.
+    #[must_use]
+    pub fn identity_document(&self) -> Identity {
+        let reference = self.own_transport_addresses().first().map(|address| format!("{}@{address}", self.id));
+        Identity {
+            id: self.id,
+            name: self.name.as_ref().map(ToString::to_string),
+            ipv6: self.ipv6,
+            ipv4: self.ipv4(),
+            did: self.id.to_did_key(),
+            reference,
+        }
+    }
+
+    /// A ticket with what this agent says of itself now; `None` while there is no address it could carry.
+    #[must_use]
+    pub fn ticket(&self) -> Option<Ticket> {
+        let addresses = self.own_transport_addresses();
+        Ticket::new(self.record.clone(), addresses).ok().filter(|ticket| !ticket.addresses().is_empty())
+    }
+
+    /// Every agent there is a relation with, for `status`.
+    #[must_use]
+    pub fn peer_statuses(&self, now: Now) -> Vec<PeerStatus> {
+        let related = self.peers.values().filter(|peer| peer.relation.state(now.unix_s()) != TrustState::None);
+        related.map(|peer| peer_status(now, peer, self.mtu)).collect()
+    }
+
+    /// Everybody known.
+    #[must_use]
+    pub fn known_peers(&self, now: Now) -> Peers {
+        Peers { peers: self.peers.values().map(|peer| known_peer(now, peer)).collect() }
+    }
+
+    /// Relations; with `pending_only` those that wait for this side's decision.
+    #[must_use]
+    pub fn trust_list(&self, now: Now, pending_only: bool) -> TrustList {
+        let wanted = |state| if pending_only { state == TrustState::Pending } else { state != TrustState::None };
+        let peers = self.peers.values().filter(|peer| wanted(peer.relation.state(now.unix_s())));
+        TrustList { peers: peers.map(|peer| trust_entry(now, peer)).collect() }
+    }
+
+    /// How the path to a peer came about, or where it stopped.
+    ///
+    /// # Errors
+    /// When the text names no agent.
+    pub fn why(&self, now: Now, text: &str) -> Result<Why, crate::api::Error> {
+        let id = self.resolve(text)?;
+        let peer = self.peers.get(&id).ok_or_else(|| {
+            crate::api::Error::new(crate::api::ErrorCode::PeerNotFound, "no known agent matches", "see `agentnet peers`")
+        })?;
+        let steps = vec![record_step(now, peer)];
+        Ok(self.explain_trust(now, peer, steps))
+    }
+
+    fn explain_trust(&self, now: Now, peer: &Peer, mut steps: Vec<WhyStep>) -> Why {
+        let state = peer.relation.state(now.unix_s());
+        let trusted = state == TrustState::Trusted;
+        steps.push(step("trust", trusted, trust_detail(now, peer, state), None));
+        if trusted {
+            return self.explain_session(now, peer, steps);
+        }
+        let short = peer.id.short();
+        let (code, hint) = match state {
+            TrustState::Pending => ("trust_pending", format!("decide: `agentnet trust approve {short}` or `reject`")),
+            TrustState::Rejected => ("trust_rejected", format!("to change your mind: `agentnet trust approve {short}`")),
+            TrustState::Revoked => ("trust_revoked", format!("to ask again: `agentnet trust request {short}`")),
+            TrustState::Requested if peer.relation.theirs == Theirs::Withdrawn => {
+                ("consent_withdrawn", format!("talk to its owner, then ask again: `agentnet trust request {short}`"))
+            }
+            TrustState::Requested => {
+                steps.push(introduction_step(self, peer));
+                ("trust_requested", "on the other host: `agentnet trust pending`, then `agentnet trust approve`".to_owned())
+            }
+            _ if peer.relation.expires().is_some() => {
+                ("trust_expired", format!("to ask again: `agentnet trust request {short}`"))
+            }
+            _ => ("no_trust", format!("to ask: `agentnet trust request {short}`")),
+        };
+        Why { peer: peer.id, verdict: Verdict::Untrusted, steps, reason_code: code.to_owned(), hint }
+    }
+
+    fn explain_session(&self, now: Now, peer: &Peer, mut steps: Vec<WhyStep>) -> Why {
+        let answer = |verdict, steps, code: &str, hint: &str| Why {
+            peer: peer.id,
+            verdict,
+            steps,
+            reason_code: code.to_owned(),
+            hint: hint.to_owned(),
+        };
+        let Some(link) = &peer.link else {
+            steps.push(step("session", false, "no tunnel".to_owned(), None));
+            return answer(Verdict::Unreachable, steps, "no_tunnel", "restart the agent and report this");
+        };
+        let tunnel = link.shared.tunnel.lock();
+        let (live, handshaking) = (tunnel.has_session(now.time), tunnel.is_handshaking());
+        drop(tunnel);
+        let tried = addresses_text(peer);
+        if live {
+            let since = link.established.map(|at| self.at_ms(at));
+            steps.push(step("session", true, "WireGuard session established".to_owned(), since));
+            let path = path_status(now, peer, self.mtu);
+            let endpoint = path.endpoint.map_or_else(|| "unknown".to_owned(), |endpoint| endpoint.to_string());
+            let rtt = path.rtt_ms.map_or_else(String::new, |rtt| format!(", {rtt:.2} ms"));
+            let since = link.path_since.map(|at| self.at_ms(at));
+            steps.push(step("path", true, format!("direct, {endpoint}{rtt}"), since));
+            return answer(Verdict::Direct, steps, "ok", "");
+        }
+        if peer.addresses.is_empty() {
+            steps.push(step("session", false, "no transport address is known".to_owned(), None));
+            let hint = "get a new ticket from it: `agentnet ticket` on its host, `agentnet trust request TICKET` here";
+            return answer(Verdict::Unreachable, steps, "no_address", hint);
+        }
+        let (code, detail, hint) = if handshaking {
+            let since = link.wanted_since.map_or(0.0, |since| now.time.since(since).as_secs_f64());
+            (
+                "no_answer_yet",
+                format!("no answer for {since:.1} s from {tried}"),
+                "is the agent running there, and may UDP reach that port?",
+            )
+        } else if link.stopped {
+            ("peer_stopped", "the peer said goodbye".to_owned(), "start it: `sudo agentnet up` on its host")
+        } else if let Some(at) = link.gave_up {
+            let ago = now.time.since(at).as_secs_f64();
+            (
+                "no_answer",
+                format!("gave up {ago:.0} s ago; tried {tried}"),
+                "is the agent running there, and may UDP reach that port? Any packet to it tries again",
+            )
+        } else {
+            ("idle", "no session, because nothing was sent for a while".to_owned(), "any packet to it opens one")
+        };
+        steps.push(step("session", false, detail, link.established.map(|at| self.at_ms(at))));
+        answer(Verdict::Unreachable, steps, code, hint)
+    }
+
+    fn at_ms(&self, at: Time) -> u64 {
+        u64::try_from(at.since(self.started).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn step(step: &str, ok: bool, detail: String, at_ms: Option<u64>) -> WhyStep {
+    WhyStep { step: step.to_owned(), ok, detail, at_ms }
+}
+
+fn record_step(now: Now, peer: &Peer) -> WhyStep {
+    let source = source_word(peer.record_source);
+    let expired = peer.record.is_expired(now.unix_s());
+    let detail = if expired { format!("from {source}, expired") } else { format!("from {source}") };
+    step("record", true, detail, None)
+}
+
+fn introduction_step(node: &Node, peer: &Peer) -> WhyStep {
+    let sent = peer.asking.attempts;
+    let detail = if peer.addresses.is_empty() {
+        "no transport address is known".to_owned()
+    } else {
+        format!("sent {sent} times to {}; nobody confirms a request but by approving it", addresses_text(peer))
+    };
+    step("introduction", false, detail, peer.asking.last.map(|at| node.at_ms(at)))
+}
+
+fn trust_detail(now: Now, peer: &Peer, state: TrustState) -> String {
+    let since = now.unix_s().saturating_sub(peer.relation.since);
+    match state {
+        TrustState::Trusted => match peer.relation.expires() {
+            Some(at) => format!("mutual, for {} s more", at.saturating_sub(now.unix_s())),
+            None => "mutual".to_owned(),
+        },
+        TrustState::Requested if peer.relation.theirs == Theirs::Withdrawn => {
+            format!("the other side took its consent back {since} s ago")
+        }
+        TrustState::Requested => format!("asked {since} s ago, not answered yet"),
+        TrustState::Pending => format!("it asked {since} s ago, and waits for a decision here"),
+        TrustState::Rejected => "its request was rejected here".to_owned(),
+        TrustState::Revoked => "revoked here".to_owned(),
+        TrustState::None if peer.relation.expires().is_some() => "ran out".to_owned(),
+        TrustState::None => "neither side asked".to_owned(),
+    }
+}
+
+fn addresses_text(peer: &Peer) -> String {
+    peer.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn source_word(source: RecordSource) -> &'static str {
+    match source {
+        RecordSource::Ticket => "ticket",
+        RecordSource::Introduction => "introduction",
+        RecordSource::Session => "session",
+    }
+}
+
+/// The path to a peer as it is now.
+pub(super) fn path_status(now: Now, peer: &Peer, mtu: u32) -> PathStatus {
+    let Some((link, endpoint)) = peer.link.as_ref().and_then(|link| Some((link, live_endpoint(now, link)?))) else {
+        return PathStatus::default();
+    };
+    PathStatus {
+        kind: PathKind::Direct,
+        endpoint: Some(endpoint),
+        via: None,
+        rtt_ms: link.rtt_ms,
+        since_s: link.path_since.map(|at| now.time.since(at).as_secs_f64()),
+        mtu,
+    }
+}
+
+fn live_endpoint(now: Now, link: &Link) -> Option<std::net::SocketAddr> {
+    let live = link.shared.tunnel.lock().has_session(now.time);
+    link.shared.path.load().as_ref().filter(|_| live).map(|path| path.endpoint)
+}
+
+fn peer_status(now: Now, peer: &Peer, mtu: u32) -> PeerStatus {
+    let link = peer.link.as_ref();
+    let handshake = link.and_then(|link| link.shared.tunnel.lock().session_since());
+    let count = |counter: fn(&Link) -> u64| link.map_or(0, counter);
+    PeerStatus {
+        id: peer.id,
+        name: peer.name(),
+        ipv6: peer.ipv6,
+        ipv4: peer.alias,
+        trust: peer.relation.state(now.unix_s()),
+        path: path_status(now, peer, mtu),
+        last_handshake_s: handshake.map(|at| now.time.since(at).as_secs_f64()),
+        tx_bytes: count(|link| link.shared.counters.tx_bytes.load(Ordering::Relaxed)),
+        rx_bytes: count(|link| link.shared.counters.rx_bytes.load(Ordering::Relaxed)),
+        time_to_direct_ms: link.and_then(|link| link.time_to_direct_ms),
+    }
+}
+
+fn known_peer(now: Now, peer: &Peer) -> KnownPeer {
+    KnownPeer {
+        id: peer.id,
+        name: peer.name(),
+        ipv6: peer.ipv6,
+        ipv4: peer.alias,
+        trust: peer.relation.state(now.unix_s()),
+        source: source_word(peer.record_source).to_owned(),
+        record_age_s: now.unix_s().saturating_sub(peer.record_received),
+        record_expires_s: peer.record.record().expires.saturating_sub(now.unix_s()),
+        addresses: peer.addresses.clone(),
+    }
+}
+
+/// One relation.
+pub(super) fn trust_entry(now: Now, peer: &Peer) -> TrustEntry {
+    let request = peer.relation.request_received();
+    TrustEntry {
+        id: peer.id,
+        name: peer.name(),
+        ipv6: peer.ipv6,
+        ipv4: peer.alias,
+        trust: peer.relation.state(now.unix_s()),
+        reason: request.map(|request| request.reason.clone()).filter(|reason| !reason.is_empty()),
+        ports: peer.relation.grant.ports.clone(),
+        expires_s: peer.relation.expires().map(|at| at.saturating_sub(now.unix_s())),
+        since_s: now.unix_s().saturating_sub(peer.relation.since),
+        from: request.and_then(|request| request.from),
+    }
+}

@@ -1,0 +1,75 @@
+//! Every timer of the control plane: one enum, one table.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::identity::AgentId;
+use crate::time::Time;
+
+/// What can become due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TimerKind {
+    /// Handshake and session timers of one peer.
+    Tunnel(AgentId),
+    /// Sending the hello again that was not acknowledged.
+    Hello(AgentId),
+    /// Sending the introduction again to a peer that has not answered.
+    Introduction(AgentId),
+    /// Trust in one peer runs out.
+    TrustExpiry(AgentId),
+    /// An echo stays unanswered.
+    Ping(u64),
+    /// This agent's own record is to be renewed.
+    RecordRenewal,
+}
+
+/// When each timer is due. A timer is set once or not at all.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    due: HashMap<TimerKind, Time>,
+    order: BTreeSet<(Time, TimerKind)>,
+}
+
+impl Timers {
+    /// Sets, moves or (`None`) stops a timer.
+    pub(super) fn set(&mut self, kind: TimerKind, at: Option<Time>) {
+        if let Some(before) = self.due.remove(&kind) {
+            self.order.remove(&(before, kind));
+        }
+        if let Some(at) = at {
+            self.due.insert(kind, at);
+            self.order.insert((at, kind));
+        }
+    }
+
+    /// The earliest timer.
+    pub(super) fn next(&self) -> Option<(Time, TimerKind)> {
+        self.order.first().copied()
+    }
+
+    /// Takes a timer that is due.
+    pub(super) fn pop_due(&mut self, now: Time) -> Option<TimerKind> {
+        let (_, kind) = self.next().filter(|(at, _)| *at <= now)?;
+        self.set(kind, None);
+        Some(kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_timer_is_set_once() {
+        let mut timers = Timers::default();
+        let at = |s| Time::from_origin(Duration::from_secs(s));
+        timers.set(TimerKind::Ping(1), Some(at(5)));
+        timers.set(TimerKind::Ping(1), Some(at(2)));
+        timers.set(TimerKind::Ping(2), Some(at(3)));
+        assert_eq!(timers.next(), Some((at(2), TimerKind::Ping(1))));
+        assert_eq!(timers.pop_due(at(1)), None);
+        assert_eq!(timers.pop_due(at(9)), Some(TimerKind::Ping(1)));
+        timers.set(TimerKind::Ping(2), None);
+        assert_eq!(timers.pop_due(at(9)), None);
+    }
+}

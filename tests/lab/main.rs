@@ -1,0 +1,21 @@
+//! The lab: agents on real hosts' terms. Network namespaces, real TUN devices, real programs; needs root and Linux.
+//!
+//! One behaviour, one file. `AGENTNET_LAB_RUNS` sets how often measured scenarios repeat (default 3),
+//! `AGENTNET_LAB_SECONDS` how long throughput runs last (default 5), `AGENTNET_LAB_SEED` replays a random one.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::disallowed_methods, reason = "the lab runs in real time and reads its own settings")]
+#![allow(clippy::print_stderr, reason = "measurements are reported on standard error")]
+
+mod harness;
+
+mod control;
+mod itself;
+mod layouts;
+mod leftovers;
+mod restart;
+mod several_agents;
+mod ssh_grpc;
+mod state;
+mod strangers;
+mod traffic;
