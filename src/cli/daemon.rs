@@ -45,8 +45,13 @@ fn tell_starter(error: &Error) {
 fn initialise_log(config: &Config) -> Result<(), Error> {
     let failed =
         |why: String| Error::new(ErrorCode::Internal, format!("the log cannot be set up: {why}"), "report this");
-    let filter = EnvFilter::builder().parse(&config.log_level.value).map_err(|error| failed(error.to_string()))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter =
+        EnvFilter::builder().parse(filter_text(&config.log_level.value)).map_err(|error| failed(error.to_string()))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // A log that cannot be written, on a full disk for one, is not worth a panic.
+        .log_internal_errors(false);
     match config.log_format.value {
         LogFormat::Text => {
             let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
@@ -56,4 +61,9 @@ fn initialise_log(config: &Config) -> Result<(), Error> {
         LogFormat::Json => log.json().try_init(),
     }
     .map_err(|error| failed(error.to_string()))
+}
+
+/// The session library calls every peer that does not answer an error. The agent has its own words for that.
+fn filter_text(configured: &str) -> String {
+    format!("boringtun=off,{configured}")
 }

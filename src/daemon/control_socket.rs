@@ -81,7 +81,9 @@ impl ControlSocket {
             ));
         }
         // What a killed agent left behind. Anything but a socket is not ours to remove.
-        if fs::symlink_metadata(path).is_ok_and(|metadata| std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type())) {
+        if fs::symlink_metadata(path)
+            .is_ok_and(|metadata| std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()))
+        {
             fs::remove_file(path).map_err(|error| refused(path, &error))?;
         }
         let listener = UnixListener::bind(path).map_err(|error| refused(path, &error))?;
@@ -143,7 +145,8 @@ async fn change(state: State<Requests>, caller: ConnectInfo<Caller>, request: As
 async fn ask(State(requests): State<Requests>, ask: Ask) -> Result<Json<Value>, Failure> {
     let (answer, answered) = oneshot::channel();
     // Waits while the queue is full; the caller's own time limit ends that.
-    let stopping = |_| Failure(Error::new(ErrorCode::NoDaemon, "the agent is stopping", "start it: `sudo agentnet up`"));
+    let stopping =
+        |_| Failure(Error::new(ErrorCode::NoDaemon, "the agent is stopping", "start it: `sudo agentnet up`"));
     requests.send(Request { ask, answer }).await.map_err(|_| stopping(()))?;
     let result = answered.await.map_err(|_| stopping(()))?;
     result.map(Json).map_err(Failure)
@@ -159,7 +162,8 @@ where
     type Rejection = Failure;
 
     async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Failure> {
-        let Json(body) = Json::from_request(request, state).await.map_err(|error| Failure(usage(&error.body_text())))?;
+        let Json(body) =
+            Json::from_request(request, state).await.map_err(|error| Failure(usage(&error.body_text())))?;
         Ok(Self(body))
     }
 }

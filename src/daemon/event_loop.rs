@@ -15,7 +15,9 @@ use super::host::transport_addresses;
 use super::now;
 use super::packet_threads::Shared;
 use super::store::{Changes, Store};
-use crate::api::{Error, ErrorCode, HealthEntry, InterfaceStatus, PingRequest, SelfStatus, Started, Status, TicketDocument};
+use crate::api::{
+    Error, ErrorCode, HealthEntry, InterfaceStatus, PingRequest, SelfStatus, Started, Status, TicketDocument,
+};
 use crate::config::{Config, Key};
 use crate::forwarding::{Notice, StrangerDatagram};
 use crate::node::{Command, Event, Input, Node, Output, Reply};

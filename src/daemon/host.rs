@@ -88,7 +88,8 @@ pub(super) fn transport_addresses(layout: &HostLayout) -> Vec<IpAddr> {
 fn overlay_links(layout: &HostLayout) -> HashSet<u32> {
     let overlay = |net: &IpNet| matches!(net.addr(), IpAddr::V6(v6) if is_overlay(v6));
     let addressed = layout.addresses.iter().filter(|(_, net)| overlay(net)).map(|(index, _)| *index);
-    let routed = layout.routes.iter().filter(|route| route.protocol == ROUTE_PROTOCOL).filter_map(|route| route.ifindex);
+    let routed =
+        layout.routes.iter().filter(|route| route.protocol == ROUTE_PROTOCOL).filter_map(|route| route.ifindex);
     addressed.chain(routed).collect()
 }
 

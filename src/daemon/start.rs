@@ -63,7 +63,9 @@ pub(super) async fn run(config: Config, background: bool) -> Result<(), Error> {
     let tunnel_secret = loaded.tunnel_secret.take().unwrap_or_else(|| TunnelSecret::generate(&mut system_rng()));
     changes.tunnel_secret(&tunnel_secret);
     // Before anybody is promised anything: port, keys and aliases must still be the same after a crash.
-    store.commit(changes).map_err(|error| super::state_dir::unusable(&config.state_dir.value, &std::io::Error::other(error)))?;
+    store
+        .commit(changes)
+        .map_err(|error| super::state_dir::unusable(&config.state_dir.value, &std::io::Error::other(error)))?;
     let counters = Arc::new(Counters::default());
     let node = Node::new(
         now(),
@@ -200,7 +202,8 @@ impl Interface {
 }
 
 fn bind(config: &Config, loaded: &Loaded, health: &mut Vec<HealthEntry>) -> Result<UdpSockets, Error> {
-    let options = |port| UdpOptions { port, v4: true, v6: true, recv_buffer: SOCKET_BUFFER, send_buffer: SOCKET_BUFFER };
+    let options =
+        |port| UdpOptions { port, v4: true, v6: true, recv_buffer: SOCKET_BUFFER, send_buffer: SOCKET_BUFFER };
     let wanted = config.port.value.or(loaded.port).unwrap_or(0);
     match UdpSockets::bind(&options(wanted)) {
         Ok(sockets) => Ok(sockets),
@@ -255,9 +258,11 @@ fn open_tun(config: &Config, mtu: u32) -> Result<Tun, Error> {
     Tun::open(&options).map_err(|error| {
         let message = error.to_string();
         match error {
-            TunError::NameTaken(_) => {
-                Error::new(ErrorCode::InterfaceTaken, message, "name another one with --tun, or none for the first free one")
-            }
+            TunError::NameTaken(_) => Error::new(
+                ErrorCode::InterfaceTaken,
+                message,
+                "name another one with --tun, or none for the first free one",
+            ),
             TunError::InvalidName(_) => Error::new(ErrorCode::ConfigInvalid, message, "name another one with --tun"),
             TunError::NoDevice => Error::new(ErrorCode::NoTunDevice, message, "load the module: `sudo modprobe tun`"),
             TunError::Permission => {
@@ -303,8 +308,12 @@ fn failures(configured: &Configured) -> String {
 fn udp_error(error: &UdpError) -> Error {
     let message = error.to_string();
     match error {
-        UdpError::PortInUse(_) => Error::new(ErrorCode::PortInUse, message, "name another port with --port, or none for any"),
-        UdpError::Permission(_) => Error::new(ErrorCode::NotRoot, message, "run it with sudo, or name a port above 1023"),
+        UdpError::PortInUse(_) => {
+            Error::new(ErrorCode::PortInUse, message, "name another port with --port, or none for any")
+        }
+        UdpError::Permission(_) => {
+            Error::new(ErrorCode::NotRoot, message, "run it with sudo, or name a port above 1023")
+        }
         _ => Error::new(ErrorCode::NoUdp, message, "the host needs IPv4 or IPv6"),
     }
 }

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::api::{Error, ErrorCode, HealthEntry};
 use crate::identity::{IdentityKey, key_file};
@@ -14,6 +15,10 @@ const IDENTITY_FILE: &str = "identity.key";
 const STATE_FILE: &str = "state.redb";
 /// Held locked while an agent runs here.
 const LOCK_FILE: &str = "lock";
+/// A process that was just killed holds its lock until its last thread is gone.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How often the lock is tried in that time.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 /// Largest identity file that is read, bytes. One has two lines.
 const MAX_IDENTITY_BYTES: u64 = 4096;
 
@@ -33,7 +38,14 @@ impl StateDir {
         let mut options = OpenOptions::new();
         let lock = options.create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
         let lock = lock.map_err(|error| unusable(&lock_path, &error))?;
-        match lock.try_lock() {
+        let give_up = Instant::now() + LOCK_PATIENCE;
+        let locked = loop {
+            match lock.try_lock() {
+                Err(TryLockError::WouldBlock) if Instant::now() < give_up => std::thread::sleep(LOCK_RETRY),
+                result => break result,
+            }
+        };
+        match locked {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(Error::new(
                 ErrorCode::StateDirInUse,
@@ -66,7 +78,8 @@ impl StateDir {
             return Err(damaged(&path, "it is far too long"));
         }
         let content = fs::read(&path).map_err(|error| unusable(&path, &error))?;
-        let key = key_file::parse(&zeroize::Zeroizing::new(content)).map_err(|error| damaged(&path, &error.to_string()))?;
+        let key =
+            key_file::parse(&zeroize::Zeroizing::new(content)).map_err(|error| damaged(&path, &error.to_string()))?;
         let exposed = metadata.permissions().mode() & 0o077 != 0;
         let health = exposed.then(|| HealthEntry {
             code: "identity_exposed".to_owned(),

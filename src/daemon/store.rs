@@ -1,8 +1,10 @@
 //! The state file: what survives `kill -9` and power loss. One transaction per drain of the control plane.
 
 use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
@@ -126,13 +128,37 @@ impl Store {
     }
 }
 
+/// Opens the file. A new one is made under another name first: a kill or a full disk in between must not leave half a
+/// database under the real one.
 fn create(path: &Path) -> Result<Database, DatabaseError> {
-    let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
-    // It holds the tunnel key.
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .map_err(|error| DatabaseError::Storage(StorageError::Io(error)))?;
-    Ok(database)
+    let io_error = |error| DatabaseError::Storage(StorageError::Io(error));
+    let builder = || {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        builder
+    };
+    if !path.try_exists().map_err(io_error)? {
+        let beside = path.with_extension("new");
+        let made = make_beside(&beside, &builder()).and_then(|()| rename_durably(&beside, path).map_err(io_error));
+        if made.is_err() {
+            let _ = std::fs::remove_file(&beside);
+        }
+        made?;
+    }
+    builder().open(path)
+}
+
+fn make_beside(beside: &Path, builder: &redb::Builder) -> Result<(), DatabaseError> {
+    let io_error = |error| DatabaseError::Storage(StorageError::Io(error));
+    // It will hold the tunnel key. What an earlier try left is cut to nothing.
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(beside).map_err(io_error)?;
+    builder.create_file(file).map(drop)
+}
+
+fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::rename(from, to)?;
+    File::open(to.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn write(database: &Database, changes: &Changes) -> Result<(), redb::Error> {

@@ -181,6 +181,7 @@ impl SharedPeer {
 
     /// Gives `n` places back.
     pub fn leave_queue(&self, n: usize) {
-        let _ = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| Some(waiting.saturating_sub(n)));
+        let _ =
+            self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| Some(waiting.saturating_sub(n)));
     }
 }

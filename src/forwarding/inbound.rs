@@ -13,9 +13,9 @@ use crate::metrics::Counters;
 use crate::policy::{Direction, Protocol, Verdict};
 use crate::time::Time;
 use crate::tunnel::{OpenError, Tunnel};
+use crate::wire::CONTROL_NEXT_HEADER;
 use crate::wire::classify::{DatagramKind, classify};
 use crate::wire::ip::{self, IpView, rewrite_ipv4};
-use crate::wire::{CONTROL_NEXT_HEADER};
 
 /// The inbound half of the data plane. One packet thread owns it.
 #[derive(Debug)]

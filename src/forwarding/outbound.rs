@@ -90,14 +90,7 @@ impl Outbound {
         }
     }
 
-    fn seal(
-        &self,
-        now: Time,
-        run: &mut Run<'_>,
-        packet: &[u8],
-        send: &mut SendBatch,
-        notices: &mut dyn NoticeSink,
-    ) {
+    fn seal(&self, now: Time, run: &mut Run<'_>, packet: &[u8], send: &mut SendBatch, notices: &mut dyn NoticeSink) {
         let shared = &run.peer.shared;
         let path = run.path.as_ref().filter(|_| run.has_session);
         let Some(path) = path else {
@@ -126,7 +119,8 @@ impl Outbound {
     fn tell_program(&mut self, now: Time, fib: &Fib, packet: &[u8], why: UnreachableReason, replies: &mut PacketBatch) {
         let refill = now.since(self.errors_refilled).as_millis() / ERROR_INTERVAL.as_millis();
         if refill > 0 {
-            self.errors_left = ERROR_BURST.min(self.errors_left.saturating_add(u32::try_from(refill).unwrap_or(ERROR_BURST)));
+            self.errors_left =
+                ERROR_BURST.min(self.errors_left.saturating_add(u32::try_from(refill).unwrap_or(ERROR_BURST)));
             self.errors_refilled = now;
         }
         if self.errors_left == 0 {

@@ -13,7 +13,7 @@ use crate::policy::PortSpec;
 use crate::time::{Now, Time};
 use crate::trust::{Grant, Ours};
 use crate::wire::control::{ControlMessage, GoodbyeReason};
-use crate::wire::introduction::{MAX_PORTS_LEN, MAX_REASON_CHARS, MAX_REASON_LEN};
+use crate::wire::introduction::{MAX_PORTS_LEN, MAX_REASON_CHARS, is_valid_reason};
 
 /// A request of a user. PEER texts are resolved here.
 #[derive(Debug)]
@@ -193,7 +193,11 @@ impl Node {
             ));
         }
         if self.pings.len() >= MAX_PINGS {
-            return Err(Error::new(ErrorCode::LimitReached, "too many pings wait for their answers", "try again later"));
+            return Err(Error::new(
+                ErrorCode::LimitReached,
+                "too many pings wait for their answers",
+                "try again later",
+            ));
         }
         let nonce = self.rng.next_u64();
         self.pings.insert(token, PendingPing { peer: id, nonce, sent: None });
@@ -250,13 +254,14 @@ impl Node {
 fn check_request(body: &api::TrustRequestBody) -> Result<Grant, Error> {
     let usage = |message: String, hint: &str| Error::new(ErrorCode::Usage, message, hint);
     let reason = body.reason.as_deref().unwrap_or_default();
-    if reason.chars().count() > MAX_REASON_CHARS || reason.len() > MAX_REASON_LEN || reason.chars().any(char::is_control) {
+    if !is_valid_reason(reason) {
         return Err(usage(format!("a reason has at most {MAX_REASON_CHARS} characters on one line"), "shorten it"));
     }
     let ports = match &body.ports {
         None => None,
         Some(text) => {
-            let spec = text.parse::<PortSpec>().map_err(|error| usage(error.to_string(), "for example: tcp/22,udp/53"))?;
+            let spec =
+                text.parse::<PortSpec>().map_err(|error| usage(error.to_string(), "for example: tcp/22,udp/53"))?;
             Some(spec.to_string())
         }
     };

@@ -132,7 +132,9 @@ impl Node {
             .peers
             .values()
             .filter(|peer| peer.relation.ours == Ours::Undecided)
-            .filter_map(|peer| peer.relation.request_received().map(|request| (peer.id, request.from, request.received)))
+            .filter_map(|peer| {
+                peer.relation.request_received().map(|request| (peer.id, request.from, request.received))
+            })
             .collect();
         match admit(&waiting, Some(source)) {
             Admission::Admit => {}

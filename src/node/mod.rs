@@ -325,4 +325,7 @@ fn next_sequence(now: Now, last: u64) -> u64 {
 }
 
 #[cfg(test)]
+pub(crate) use tests::stored_for_tests;
+
+#[cfg(test)]
 mod tests;

@@ -21,7 +21,9 @@ use super::stored::StoredPeer;
 use super::{Node, Output, TimerKind};
 use crate::api::TrustState;
 use crate::forwarding::{FibPeer, Ipv4Aliases, PeerPath, SharedPeer, WAITING_PACKETS};
-use crate::identity::{AgentId, DEFAULT_IPV4_RANGE, SignedRecord, TunnelPublic, is_overlay, overlay_ipv6, preferred_ipv4};
+use crate::identity::{
+    AgentId, DEFAULT_IPV4_RANGE, SignedRecord, TunnelPublic, is_overlay, overlay_ipv6, preferred_ipv4,
+};
 use crate::policy::{FlowTable, PortSpec};
 use crate::time::{Now, Time};
 use crate::trust::{Relation, Theirs};
@@ -242,9 +244,11 @@ impl Node {
             None => None,
         }
         .map(|table| Arc::new(Mutex::new(table)));
-        let expires = peer.relation.expires().filter(|_| peer.trusted).map(|at| {
-            now.time + std::time::Duration::from_secs(at.saturating_sub(unix_s))
-        });
+        let expires = peer
+            .relation
+            .expires()
+            .filter(|_| peer.trusted)
+            .map(|at| now.time + std::time::Duration::from_secs(at.saturating_sub(unix_s)));
         let asks = state == TrustState::Requested && peer.relation.theirs == Theirs::Nothing;
         let linked = peer.link.is_some();
         self.timers.set(TimerKind::TrustExpiry(id), expires);

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use super::Node;
 use super::peer::{Link, Peer, RecordSource};
 use crate::api::{
-    Identity, KnownPeer, PathKind, PathStatus, PeerStatus, Peers, TrustEntry, TrustList, TrustState, Verdict, Why, WhyStep,
+    Identity, KnownPeer, PathKind, PathStatus, PeerStatus, Peers, TrustEntry, TrustList, TrustState, Verdict, Why,
+    WhyStep,
 };
 use crate::identity::Ticket;
 use crate::time::{Now, Time};
@@ -61,7 +62,11 @@ impl Node {
     pub fn why(&self, now: Now, text: &str) -> Result<Why, crate::api::Error> {
         let id = self.resolve(text)?;
         let peer = self.peers.get(&id).ok_or_else(|| {
-            crate::api::Error::new(crate::api::ErrorCode::PeerNotFound, "no known agent matches", "see `agentnet peers`")
+            crate::api::Error::new(
+                crate::api::ErrorCode::PeerNotFound,
+                "no known agent matches",
+                "see `agentnet peers`",
+            )
         })?;
         let steps = vec![record_step(now, peer)];
         Ok(self.explain_trust(now, peer, steps))
@@ -77,14 +82,19 @@ impl Node {
         let short = peer.id.short();
         let (code, hint) = match state {
             TrustState::Pending => ("trust_pending", format!("decide: `agentnet trust approve {short}` or `reject`")),
-            TrustState::Rejected => ("trust_rejected", format!("to change your mind: `agentnet trust approve {short}`")),
+            TrustState::Rejected => {
+                ("trust_rejected", format!("to change your mind: `agentnet trust approve {short}`"))
+            }
             TrustState::Revoked => ("trust_revoked", format!("to ask again: `agentnet trust request {short}`")),
             TrustState::Requested if peer.relation.theirs == Theirs::Withdrawn => {
                 ("consent_withdrawn", format!("talk to its owner, then ask again: `agentnet trust request {short}`"))
             }
             TrustState::Requested => {
                 steps.push(introduction_step(self, peer));
-                ("trust_requested", "on the other host: `agentnet trust pending`, then `agentnet trust approve`".to_owned())
+                (
+                    "trust_requested",
+                    "on the other host: `agentnet trust pending`, then `agentnet trust approve`".to_owned(),
+                )
             }
             _ if peer.relation.expires().is_some() => {
                 ("trust_expired", format!("to ask again: `agentnet trust request {short}`"))

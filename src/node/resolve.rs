@@ -36,11 +36,8 @@ impl Node {
             return self.resolve_address(address, text);
         }
         let named: Vec<_> = self.peers.values().filter(|peer| peer.name().as_deref() == Some(text)).collect();
-        let matches: Vec<AgentId> = if named.is_empty() {
-            self.resolve_prefix(text)
-        } else {
-            named.iter().map(|peer| peer.id).collect()
-        };
+        let matches: Vec<AgentId> =
+            if named.is_empty() { self.resolve_prefix(text) } else { named.iter().map(|peer| peer.id).collect() };
         match matches.as_slice() {
             [id] => Ok(*id),
             [] => Err(not_found(text)),

@@ -27,7 +27,8 @@ pub fn admit(waiting: &[(AgentId, Option<SocketAddr>, u64)], source: Option<Sock
         return Admission::Admit;
     }
     let count = |network| waiting.iter().filter(|(_, from, _)| network_of(*from) == network).count();
-    let Some(crowded) = waiting.iter().map(|(_, from, _)| network_of(*from)).max_by_key(|network| count(*network)) else {
+    let Some(crowded) = waiting.iter().map(|(_, from, _)| network_of(*from)).max_by_key(|network| count(*network))
+    else {
         return Admission::Refuse;
     };
     if count(network_of(source)) >= count(crowded) {

@@ -369,11 +369,12 @@ impl Tunnel {
         if let Some(outgoing) = &self.outgoing {
             return Some(outgoing.next_send());
         }
-        let since = self.session_since?;
-        let expiry = since + REJECT_AFTER;
+        let expiry = self.session_since? + REJECT_AFTER;
+        // Never sooner than a refresh would do something, or the caller would spin.
+        let soonest = self.refreshed_at + ACTIVE_TICK;
         match self.last_data {
-            Some(last) if self.refreshed_at <= last + ACTIVE_FOR => Some((self.refreshed_at + ACTIVE_TICK).min(expiry)),
-            _ => Some(expiry.max(self.refreshed_at + ACTIVE_TICK)),
+            Some(last) if self.refreshed_at <= last + ACTIVE_FOR => Some(soonest),
+            _ => Some(expiry.max(soonest)),
         }
     }
 

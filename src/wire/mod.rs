@@ -5,7 +5,7 @@
 //!
 //! | module | what it reads and writes |
 //! |---|---|
-//! | [`classify`] | which kind of datagram arrived, by its first bytes |
+//! | [`mod@classify`] | which kind of datagram arrived, by its first bytes |
 //! | [`introduction`] | the sealed message to an agent one has no session with |
 //! | [`control`] | messages between two agents inside their session |
 //! | [`ip`] | the IP packets of programs: view, address rewriting, ICMP errors |

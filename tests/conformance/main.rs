@@ -19,7 +19,10 @@ use agentnet::wire::{
 };
 use serde_json::{Value, json};
 
-const FILES: [(&str, fn() -> Value); 6] = [
+/// Makes the content of a file of vectors anew.
+type Generate = fn() -> Value;
+
+const FILES: [(&str, Generate); 6] = [
     ("identity", identity_vectors),
     ("record", record_vectors),
     ("ticket", ticket_vectors),

@@ -8,8 +8,9 @@ use crate::harness::{Agent, Finished, Lab, PROGRAM, Pair, SOON, error_code, run,
 
 /// Group id of `agentnet` in the lab; no file of the machine is changed for it.
 const GROUP: &str = "54321";
-/// An ordinary user.
+/// An ordinary user, and one that was added to the group.
 const USER: &str = "54322";
+const MEMBER: &str = "54323";
 
 #[test]
 fn anybody_may_look_and_only_the_group_may_change() {
@@ -17,18 +18,20 @@ fn anybody_may_look_and_only_the_group_may_change() {
     let far = Agent::started(lab.b());
     let agent = started_for_everybody(&lab);
     let ticket = far.ticket();
+    let stranger = ["--reuid", USER, "--regid", USER, "--clear-groups"];
     for words in [&["status"][..], &["id"], &["peers"], &["trust", "list"]] {
-        as_user(&lab, &agent, &["--clear-groups", "--regid", USER], words).ok();
+        as_user(&lab, &agent, &stranger, words).ok();
     }
     for words in [&["trust", "request", ticket.as_str()][..], &["down"]] {
-        let refused = as_user(&lab, &agent, &["--clear-groups", "--regid", USER], words);
+        let refused = as_user(&lab, &agent, &stranger, words);
         assert_eq!((refused.code(), error_code(&refused).as_str()), (4, "not_permitted"), "{refused}");
     }
     assert_eq!(agent.trust_state(&far.id()), "none", "a refused change was made");
-    // A member by `usermod -aG`, and one whose primary group it is.
-    as_user(&lab, &agent, &["--groups", GROUP, "--regid", USER], &["trust", "request", &ticket]).ok();
+    let member = ["--reuid", MEMBER, "--regid", MEMBER, "--groups", GROUP];
+    as_user(&lab, &agent, &member, &["trust", "request", &ticket]).ok();
     assert_eq!(agent.trust_state(&far.id()), "requested");
-    as_user(&lab, &agent, &["--clear-groups", "--regid", GROUP], &["trust", "revoke", &far.id()]).ok();
+    let by_primary_group = ["--reuid", USER, "--regid", GROUP, "--clear-groups"];
+    as_user(&lab, &agent, &by_primary_group, &["trust", "revoke", &far.id()]).ok();
     assert_eq!(agent.trust_state(&far.id()), "revoked");
 }
 
@@ -85,26 +88,34 @@ fn a_peer_is_named_by_prefix_name_and_address() {
     }
 }
 
-/// An agent whose control socket lies where everybody may go, in a world with a group `agentnet`.
+/// An agent whose control socket lies where everybody may go, in a world with a group `agentnet` of one member.
 fn started_for_everybody(lab: &Lab) -> Agent<'_> {
     let open = lab.directory().join("run");
     std::fs::create_dir(&open).unwrap();
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let groups = std::fs::read_to_string("/etc/group").unwrap();
-    let others = groups.lines().filter(|line| !line.starts_with("agentnet:")).map(|line| format!("{line}\n"));
-    let file = lab.directory().join("group");
-    std::fs::write(&file, others.collect::<String>() + &format!("agentnet:x:{GROUP}:\n")).unwrap();
+    let group = extended(lab, "group", &format!("agentnet:x:{GROUP}:lab-member"));
+    let passwd = extended(lab, "passwd", &format!("lab-member:x:{MEMBER}:{MEMBER}::/:/bin/false"));
     let mut agent = Agent::new(lab.a()).with_socket(open.join("agentnet.sock"));
-    let line = format!("mount --bind {} /etc/group && exec \"$@\"", file.display());
+    let line = format!("mount --bind {group} /etc/group && mount --bind {passwd} /etc/passwd && exec \"$@\"");
     agent.wrapper = ["unshare", "-m", "sh", "-c", &line, "sh"].map(Into::into).to_vec();
     agent.up();
     agent
 }
 
-/// Runs a command of the agent as an ordinary user with the given groups.
-fn as_user(lab: &Lab, agent: &Agent<'_>, groups: &[&str], words: &[&str]) -> Finished {
+/// A copy of a file of `/etc` with one more entry, in place of one of the same name.
+fn extended(lab: &Lab, name: &str, entry: &str) -> String {
+    let key = &entry[..=entry.find(':').unwrap()];
+    let original = std::fs::read_to_string(format!("/etc/{name}")).unwrap();
+    let kept = original.lines().filter(|line| !line.starts_with(key)).chain([entry]);
+    let copy = lab.directory().join(name);
+    std::fs::write(&copy, kept.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    copy.display().to_string()
+}
+
+/// Runs a command of the agent as another user, whom `setpriv` makes from `identity`.
+fn as_user(lab: &Lab, agent: &Agent<'_>, identity: &[&str], words: &[&str]) -> Finished {
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", USER]).args(groups).arg(program_for_everybody(lab));
+    command.args(identity).arg(program_for_everybody(lab));
     command.arg("--socket").arg(agent.socket()).arg("--json").args(words);
     run(&mut command, SOON)
 }

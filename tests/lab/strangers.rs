@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::harness::{Agent, Capture, Lab, Pair, SOON, observe, trust, unix_seconds, wait_until};
+use crate::harness::{Agent, Capture, Lab, PATIENT, Pair, SOON, observe, trust, unix_seconds, wait_until};
 use crate::harness::{wait_until_asked, wait_until_trust};
 use crate::restart::answers;
 
@@ -11,6 +11,8 @@ use crate::restart::answers;
 const TRIES: Duration = Duration::from_secs(6);
 /// A revocation has taken effect by then.
 const CUT_WITHIN: f64 = 1.0;
+/// Forged packets sent.
+const FORGED: u64 = 50;
 
 #[test]
 fn a_stranger_gets_no_answer_and_no_packet_through() {
@@ -77,26 +79,58 @@ fn the_one_that_revoked_sends_nothing_either() {
 }
 
 #[test]
-fn a_forged_source_address_is_dropped_and_counted() {
-    const FORGED: u64 = 50;
+fn an_agent_sends_no_forged_source_address() {
     let lab = Lab::hosts(3);
     let pair = Pair::trusted(&lab);
     let other = Agent::started(lab.c());
     trust(&other, &pair.b);
     lab.a().wait_until_reaches(pair.b.ipv6().into());
-    lab.c().wait_until_reaches(pair.b.ipv6().into());
     let capture = Capture::start(lab.b(), &pair.b.interface());
-    let before = pair.b.drops("source");
-    lab.a().call("forge.py", &format!("{} {} {FORGED}", other.ipv6(), pair.b.ipv6())).ok();
-    wait_until("forged packets are counted at the receiver", SOON, || pair.b.drops("source") >= before + FORGED);
+    let before = pair.a.drops("source");
     let aliases = [pair.b.alias_of(&other), pair.a.alias_of(&pair.b)];
+    lab.a().call("forge.py", &format!("{} {} {FORGED}", other.ipv6(), pair.b.ipv6())).ok();
     lab.a().call("forge.py", &format!("{} {} {FORGED}", aliases[0], aliases[1])).ok();
+    wait_until("forged packets are counted", SOON, || pair.a.drops("source") >= before + 2 * FORGED);
     // A packet that may pass, sent after the forged ones, shows that those had their turn.
     lab.a().wait_until_reaches(pair.b.ipv6().into());
     capture.wait_for(&format!("src host {}", pair.a.ipv6()));
+    capture.stop().assert_none("udp port 4000");
+}
+
+/// An honest agent never forges (above), so a dishonest one is made: the state of a, which holds the tunnel key that b
+/// trusts, under another identity. What it sends has the other's address and comes out of the session of a.
+#[test]
+fn a_forged_source_address_is_dropped_and_counted() {
+    let lab = Lab::two_hosts();
+    let Pair { a, b } = Pair::trusted(&lab);
+    lab.a().wait_until_reaches(b.ipv6().into());
+    a.down();
+    let fresh = Agent::started(lab.a());
+    fresh.down();
+    let is_identity = |path: &std::path::Path| contains(path, b"agentnet-identity");
+    std::fs::copy(file_where(fresh.directory(), is_identity), file_where(a.directory(), is_identity)).unwrap();
+    let honest = a.ipv6();
+    let mut forger = a;
+    forger.up();
+    assert_eq!(forger.ipv6(), fresh.ipv6(), "the forger has not taken the other address");
+    let before = b.drops("in_source");
+    let capture = Capture::start(lab.b(), &b.interface());
+    let echoes = lab.a().spawn(&format!("ping -n -i 0.02 -I {} {}", forger.ipv6(), b.ipv6()));
+    wait_until("forged packets are counted at the receiver", PATIENT, || b.drops("in_source") >= before + FORGED);
+    assert!(answers(&echoes).is_empty(), "a forged packet was answered");
+    echoes.interrupt();
     let recording = capture.stop();
-    recording.assert_none(&format!("src host {} and udp", other.ipv6()));
-    recording.assert_none(&format!("src host {} and udp", aliases[0]));
+    recording.assert_none(&format!("src host {}", forger.ipv6()));
+    recording.assert_none(&format!("src host {honest}"));
+}
+
+fn contains(path: &std::path::Path, part: &[u8]) -> bool {
+    std::fs::read(path).unwrap().windows(part.len()).any(|window| window == part)
+}
+
+fn file_where(folder: &std::path::Path, is_it: impl Fn(&std::path::Path) -> bool) -> std::path::PathBuf {
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.is_file()).find(|path| is_it(path)).unwrap()
 }
 
 /// Sends IP packets towards `target` for a while; the daemon below answers each with handshakes and introductions.

@@ -314,7 +314,8 @@ pub(super) fn table_of_route(route: &RouteMessage) -> u32 {
 }
 
 pub(super) fn is_link_up(message: &LinkMessage) -> bool {
-    message.header.flags.contains(LinkFlags::Up | LinkFlags::Running)
+    // Not RUNNING, which the kernel sets up to a second after the carrier is there.
+    message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp)
 }
 
 fn link_of(message: &LinkMessage) -> Link {

@@ -1,0 +1,81 @@
+use super::*;
+use crate::identity::IdentityKey;
+use crate::node::stored_for_tests;
+
+fn row(seed: u8) -> StoredPeer {
+    stored_for_tests(&IdentityKey::from_seed([seed; 32]))
+}
+
+#[test]
+fn what_is_committed_is_there_after_opening_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.redb");
+    let mut store = Store::open(path.clone()).unwrap();
+    let secret = TunnelSecret::from_bytes([7; 32]);
+    let mut changes = Changes::default();
+    changes.port(4711);
+    changes.sequence(9);
+    changes.tunnel_secret(&secret);
+    changes.ipv4_range("198.18.0.0/15".parse().unwrap());
+    changes.peer(row(1).id(), Some(&row(1)));
+    changes.peer(row(2).id(), Some(&row(2)));
+    store.commit(changes).unwrap();
+    let mut changes = Changes::default();
+    changes.peer(row(2).id(), None);
+    store.commit(changes).unwrap();
+    drop(store);
+
+    let loaded = Store::open(path.clone()).unwrap().load().unwrap();
+    assert_eq!((loaded.port, loaded.record_sequence, loaded.unreadable), (Some(4711), 9, 0));
+    assert_eq!(loaded.tunnel_secret.unwrap().public(), secret.public());
+    assert_eq!(loaded.ipv4_range, "198.18.0.0/15".parse().ok());
+    assert_eq!(loaded.peers, [row(1)]);
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn an_empty_state_is_a_new_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let loaded = Store::open(directory.path().join("state.redb")).unwrap().load().unwrap();
+    assert!(loaded.peers.is_empty() && loaded.port.is_none() && loaded.tunnel_secret.is_none());
+}
+
+#[test]
+fn damage_is_told_and_not_overwritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.redb");
+    std::fs::write(&path, b"this is not a database, and it is somebody's file").unwrap();
+    let error = Store::open(path.clone()).map(|_| ()).unwrap_err();
+    assert_eq!(error.code, ErrorCode::StateDamaged);
+    assert!(std::fs::read(path).unwrap().starts_with(b"this is not"));
+}
+
+#[test]
+fn rows_that_cannot_be_read_are_left_out_and_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.redb");
+    let mut store = Store::open(path).unwrap();
+    let mut changes = Changes::default();
+    changes.peer(row(1).id(), Some(&row(1)));
+    changes.peers.insert(row(2).id(), Some(vec![1, 2, 3]));
+    changes.peers.insert(row(3).id(), Some(vec![99]));
+    store.commit(changes).unwrap();
+    let loaded = store.load().unwrap();
+    assert_eq!((loaded.peers.len(), loaded.unreadable), (1, 2));
+}
+
+#[test]
+fn what_the_disk_does_not_take_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("gone").join("state.redb");
+    let mut store = Store { path: path.clone(), database: None, waiting: Changes::default() };
+    let mut changes = Changes::default();
+    changes.port(5);
+    assert!(store.commit(changes).is_err());
+    assert!(store.is_behind());
+    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    store.retry().unwrap();
+    assert!(!store.is_behind());
+    assert_eq!(store.load().unwrap().port, Some(5));
+}

@@ -1,7 +1,7 @@
 //! A virtio network header is what its first ten bytes say, and writes the same bytes.
 #![no_main]
 
-use agentnet_platform::VnetHeader;
+use agentnet_platform::batch::VnetHeader;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
