@@ -218,7 +218,7 @@ impl EventLoop {
                 if self.store_error.is_none() {
                     tracing::error!(%error, "the state cannot be written; it is kept in memory and tried again");
                 }
-                self.store_error = Some(error);
+                self.store_error = Some(error.to_string());
             }
         }
         self.store_retry = self.store.is_behind().then(|| now().time + STORE_RETRY);

@@ -15,13 +15,13 @@ use super::control_socket::{ControlSocket, REQUEST_QUEUE};
 use super::event_loop::{EventLoop, Queues};
 use super::host::{OverlayRoutes, free_ipv4_range, interface_mtu, overlay_routes, transport_addresses};
 use super::packet_threads::{NOTICE_QUEUE, PacketThreads, STRANGER_QUEUE, Shared};
-use super::state_dir::StateDir;
+use super::state_dir::{StateDir, unusable};
 use super::store::{Changes, Loaded, Store};
 use super::{now, preflight};
 use crate::api::{Error, ErrorCode, HealthEntry, StartReport, Started};
 use crate::config::{Config, Origin};
 use crate::forwarding::Fib;
-use crate::identity::{AgentId, AliasTable, OVERLAY_PREFIX, TunnelSecret, overlay_ipv6};
+use crate::identity::{AgentId, AliasTable, IdentityKey, OVERLAY_PREFIX, TunnelSecret, overlay_ipv6};
 use crate::metrics::Counters;
 use crate::node::{Node, NodeConfig};
 
@@ -36,92 +36,142 @@ const TABLE_BASE: u32 = 0x6161_0000;
 pub(super) async fn run(config: Config, background: bool) -> Result<(), Error> {
     preflight(&config)?;
     let _ = agentnet_platform::process::raise_open_files_limit(OPEN_FILES);
-    let state_dir = StateDir::take(&config.state_dir.value)?;
-    let (identity, exposed) = state_dir.identity()?;
-    let mut store = Store::open(state_dir.state_file())?;
-    let mut loaded = store.load()?;
-    let mut health: Vec<HealthEntry> = exposed.into_iter().chain(unreadable_peers(&loaded)).collect();
-    let mut changes = Changes::default();
+    let mut start = Start::new(&config)?;
+    let host = Host::take(&config, &mut start).await?;
+    let result = run_on(&host, start, config, background).await;
+    host.give_back().await;
+    tracing::info!("agent stopped");
+    result
+}
 
-    let network = Network::new().map_err(|error| interface_failed(&error.to_string()))?;
-    if let Err(error) = network.remove_stale_rules().await {
-        tracing::warn!(%error, "rules of a killed agent may be left");
-    }
-    let layout = network.layout().await.map_err(|error| network_error(&error))?;
-    let sockets = Arc::new(bind(&config, &loaded, &mut health)?);
-    changes.port(sockets.port());
-    let range = choose_range(&config, &loaded, &layout, &mut health)?;
-    if let Some(range) = range {
-        changes.ipv4_range(range);
-    }
-    let mtu = config.mtu.value.map_or_else(|| interface_mtu(&layout), u32::from);
-    let tun = open_tun(&config, mtu)?;
-    let id = identity.id();
-    let interface = Interface::new(&layout, id, range, mtu, sockets.port());
-    let range = interface.configure(&network, &tun, range, &mut health).await?;
+/// What is known before the host is touched.
+struct Start {
+    /// Held for as long as the agent runs.
+    _state_dir: StateDir,
+    identity: IdentityKey,
+    store: Store,
+    loaded: Loaded,
+    /// To be stored before anybody is promised anything.
+    changes: Changes,
+    health: Vec<HealthEntry>,
+}
 
-    let tunnel_secret = loaded.tunnel_secret.take().unwrap_or_else(|| TunnelSecret::generate(&mut system_rng()));
-    changes.tunnel_secret(&tunnel_secret);
-    // Before anybody is promised anything: port, keys and aliases must still be the same after a crash.
-    store
-        .commit(changes)
-        .map_err(|error| super::state_dir::unusable(&config.state_dir.value, &std::io::Error::other(error)))?;
+impl Start {
+    fn new(config: &Config) -> Result<Self, Error> {
+        let state_dir = StateDir::take(&config.state_dir.value)?;
+        let (identity, exposed) = state_dir.identity()?;
+        let store = Store::open(state_dir.state_file())?;
+        let loaded = store.load()?;
+        let health = exposed.into_iter().chain(unreadable_peers(&loaded)).collect();
+        Ok(Self { _state_dir: state_dir, identity, store, loaded, changes: Changes::default(), health })
+    }
+}
+
+/// What the agent takes from the host.
+struct Host {
+    network: Network,
+    layout: HostLayout,
+    sockets: Arc<UdpSockets>,
+    tun: Tun,
+    interface: Interface,
+    /// IPv4 aliases in force.
+    range: Option<Ipv4Net>,
+    mtu: u32,
+}
+
+impl Host {
+    async fn take(config: &Config, start: &mut Start) -> Result<Self, Error> {
+        let network = Network::new().map_err(|error| interface_failed(&error.to_string()))?;
+        if let Err(error) = network.remove_stale_rules().await {
+            tracing::warn!(%error, "rules of a killed agent may be left");
+        }
+        let layout = network.layout().await.map_err(|error| network_error(&error))?;
+        let sockets = Arc::new(bind(config, &start.loaded, &mut start.health)?);
+        start.changes.port(sockets.port());
+        let range = choose_range(config, &start.loaded, &layout, &mut start.health)?;
+        if let Some(range) = range {
+            start.changes.ipv4_range(range);
+        }
+        let mtu = config.mtu.value.map_or_else(|| interface_mtu(&layout), u32::from);
+        let tun = open_tun(config, mtu)?;
+        let interface = Interface::new(&layout, start.identity.id(), range, mtu, sockets.port());
+        let mut host = Self { network, layout, sockets, tun, interface, range, mtu };
+        match host.interface.configure(&host.network, &host.tun, range, &mut start.health).await {
+            Ok(range) => {
+                host.range = range;
+                Ok(host)
+            }
+            Err(error) => {
+                host.give_back().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn give_back(self) {
+        self.interface.deconfigure(&self.network, &self.tun).await;
+    }
+}
+
+async fn run_on(host: &Host, mut start: Start, config: Config, background: bool) -> Result<(), Error> {
     let counters = Arc::new(Counters::default());
-    let node = Node::new(
-        now(),
-        NodeConfig {
-            identity,
-            tunnel_secret,
-            record_sequence: loaded.record_sequence,
-            name: config.name.value.clone(),
-            ipv4_range: range,
-            port: sockets.port(),
-            mtu,
-            local_addresses: transport_addresses(&layout),
-            peers: loaded.peers,
-            counters: Arc::clone(&counters),
-            rng: Box::new(system_rng()),
-        },
-    )
-    .map_err(|error| Error::new(ErrorCode::ClockInvalid, error.to_string(), "check the system clock"))?;
+    let node = make_node(host, &mut start, &config, Arc::clone(&counters))?;
+    let state_dir = &config.state_dir.value;
+    start.store.commit(std::mem::take(&mut start.changes)).map_err(|error| unusable(state_dir, &error))?;
 
     let (notices, notice_queue) = mpsc::channel(NOTICE_QUEUE);
     let (strangers, stranger_queue) = mpsc::channel(STRANGER_QUEUE);
     let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE);
     let (ended, ended_queue) = mpsc::channel(2);
-    let fib = Arc::new(ArcSwap::from_pointee(Fib::new(overlay_ipv6(&id), None, None, [])));
-    let shared = Shared { fib: Arc::clone(&fib), socket: Arc::clone(&sockets), counters, notices, strangers, ended };
-    let control_socket = ControlSocket::serve(&config.socket.value, requests).await?;
-    let threads = PacketThreads::start(&shared, tun.queue(), tun.queue())
-        .map_err(|error| interface_failed(&format!("the packet threads cannot be started: {error}")))?;
-    let started = Started {
-        identity: node.identity_document(),
-        interface: tun.name().to_owned(),
-        port: sockets.port(),
-        pid: std::process::id(),
-        already_running: false,
-        health: health.clone(),
-    };
     let queues = Queues {
         notices: notice_queue,
         strangers: stranger_queue,
         requests: request_queue,
         ended: ended_queue,
-        network_events: network.events().map_err(|error| interface_failed(&error.to_string()))?,
+        network_events: host.network.events().map_err(|error| interface_failed(&error.to_string()))?,
     };
-    let mut event_loop = EventLoop::new(node, store, shared, config, started.clone(), mtu, health);
-    tracing::info!(id = %id, interface = tun.name(), port = sockets.port(), "agent started");
+    let fib = Arc::new(ArcSwap::from_pointee(Fib::new(node.ipv6(), None, None, [])));
+    let shared = Shared { fib, socket: Arc::clone(&host.sockets), counters, notices, strangers, ended };
+    let _control_socket = ControlSocket::serve(&config.socket.value, requests).await?;
+    let threads = PacketThreads::start(&shared, host.tun.queue(), host.tun.queue())
+        .map_err(|error| interface_failed(&format!("the packet threads cannot be started: {error}")))?;
+    let started = Started {
+        identity: node.identity_document(),
+        interface: host.tun.name().to_owned(),
+        port: host.sockets.port(),
+        pid: std::process::id(),
+        already_running: false,
+        health: start.health.clone(),
+    };
+    tracing::info!(id = %node.id(), interface = host.tun.name(), port = started.port, "agent started");
+    let mut event_loop = EventLoop::new(node, start.store, shared, config, started.clone(), host.mtu, start.health);
     if background {
         report_ready(started);
     }
-    let result = event_loop.run(queues, &network).await;
-
+    let result = event_loop.run(queues, &host.network).await;
     threads.stop();
-    drop(control_socket);
-    interface.deconfigure(&network, &tun).await;
-    drop(tun);
-    tracing::info!("agent stopped");
     result
+}
+
+fn make_node(host: &Host, start: &mut Start, config: &Config, counters: Arc<Counters>) -> Result<Node, Error> {
+    let stored = start.loaded.tunnel_secret.take();
+    let tunnel_secret = stored.unwrap_or_else(|| TunnelSecret::generate(&mut system_rng()));
+    start.changes.tunnel_secret(&tunnel_secret);
+    let config = NodeConfig {
+        identity: IdentityKey::from_seed(*start.identity.seed()),
+        tunnel_secret,
+        record_sequence: start.loaded.record_sequence,
+        name: config.name.value.clone(),
+        ipv4_range: host.range,
+        port: host.sockets.port(),
+        mtu: host.mtu,
+        local_addresses: transport_addresses(&host.layout),
+        peers: std::mem::take(&mut start.loaded.peers),
+        counters,
+        rng: Box::new(system_rng()),
+    };
+    Node::new(now(), config)
+        .map_err(|error| Error::new(ErrorCode::ClockInvalid, error.to_string(), "check the system clock and --name"))
 }
 
 /// The operating system's randomness. Without it nothing here can be done safely, so its failure ends the process.

@@ -79,7 +79,7 @@ impl StateDir {
         }
         let content = fs::read(&path).map_err(|error| unusable(&path, &error))?;
         let key =
-            key_file::parse(&zeroize::Zeroizing::new(content)).map_err(|error| damaged(&path, &error.to_string()))?;
+            key_file::parse(zeroize::Zeroizing::new(content)).map_err(|error| damaged(&path, &error.to_string()))?;
         let exposed = metadata.permissions().mode() & 0o077 != 0;
         let health = exposed.then(|| HealthEntry {
             code: "identity_exposed".to_owned(),

@@ -100,23 +100,23 @@ impl Store {
     }
 
     /// Writes changes, and what waited before, in one transaction. They are on disk when this returns `Ok`.
-    pub(super) fn commit(&mut self, changes: Changes) -> Result<(), String> {
+    pub(super) fn commit(&mut self, changes: Changes) -> io::Result<()> {
         self.waiting.peers.extend(changes.peers);
         self.waiting.values.extend(changes.values);
         self.retry()
     }
 
     /// Writes what waits.
-    pub(super) fn retry(&mut self) -> Result<(), String> {
+    pub(super) fn retry(&mut self) -> io::Result<()> {
         if self.waiting.is_empty() {
             return Ok(());
         }
         // After an error of the file system the library wants the file opened anew.
         let database = match self.database.take() {
             Some(database) => database,
-            None => create(&self.path).map_err(|error| error.to_string())?,
+            None => create(&self.path).map_err(|error| into_io(error.into()))?,
         };
-        write(&database, &self.waiting).map_err(|error| error.to_string())?;
+        write(&database, &self.waiting).map_err(into_io)?;
         self.database = Some(database);
         self.waiting = Changes::default();
         Ok(())
@@ -159,6 +159,14 @@ fn make_beside(beside: &Path, builder: &redb::Builder) -> Result<(), DatabaseErr
 fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::rename(from, to)?;
     File::open(to.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// The operating system's error where there is one, so that a full disk is told from a broken one.
+fn into_io(error: redb::Error) -> io::Error {
+    match error {
+        redb::Error::Io(error) => error,
+        other => io::Error::other(other),
+    }
 }
 
 fn write(database: &Database, changes: &Changes) -> Result<(), redb::Error> {

@@ -129,10 +129,10 @@ impl Inbound {
                 }
             }
             Onward::Device(aliases) => {
-                if let Some((source, destination)) = aliases {
-                    if rewrite_ipv4(packet, source, destination, false).is_err() {
-                        return self.counters.drop_in_malformed.increment();
-                    }
+                if let Some((source, destination)) = aliases
+                    && rewrite_ipv4(packet, source, destination, false).is_err()
+                {
+                    return self.counters.drop_in_malformed.increment();
                 }
                 packets.commit(VnetHeader::default(), len);
                 self.counters.rx_packets.increment();

@@ -148,7 +148,7 @@ fn udp(source: IpAddr, destination: IpAddr, port: u16) -> Vec<u8> {
 fn an_honest_packet_arrives() {
     let mut bench = Bench::new(true, None);
     let packet = udp(bench.peer.into(), bench.own.into(), 80);
-    assert_eq!(bench.peer_sends(&packet), [packet.clone()]);
+    assert_eq!(bench.peer_sends(&packet), std::slice::from_ref(&packet));
     assert_eq!(bench.counters.rx_packets.get(), 1);
     assert!(bench.notices.peers.contains(&Notice::Active { peer: id(2) }));
     bench.peer_sends(&packet);

@@ -152,6 +152,19 @@ impl Peer {
         true
     }
 
+    /// Makes policy what the grant says. Flows live on while the ports stay the same.
+    fn apply_grant(&mut self) {
+        let Some(text) = &self.relation.grant.ports else {
+            self.flows = None;
+            return;
+        };
+        // Validated when it was agreed on; what cannot be read any more permits nothing.
+        let ports = text.parse().unwrap_or_else(|_| PortSpec::none());
+        if self.flows.as_ref().is_none_or(|flows| *flows.lock().ports() != ports) {
+            self.flows = Some(Arc::new(Mutex::new(FlowTable::new(ports))));
+        }
+    }
+
     pub(super) fn name(&self) -> Option<String> {
         self.record.record().name.as_ref().map(ToString::to_string)
     }
@@ -238,12 +251,7 @@ impl Node {
         let state = peer.relation.state(unix_s);
         let admitted = peer.relation.admits_session(unix_s);
         peer.trusted = state == TrustState::Trusted;
-        peer.flows = match &peer.relation.grant.ports {
-            // Validated when it was agreed on; what cannot be read any more permits nothing.
-            Some(ports) => Some(ports.parse::<PortSpec>().map_or_else(|_| FlowTable::closed(), FlowTable::new)),
-            None => None,
-        }
-        .map(|table| Arc::new(Mutex::new(table)));
+        peer.apply_grant();
         let expires = peer
             .relation
             .expires()

@@ -55,10 +55,10 @@ impl FlowTable {
         Self { ports, last_seen: HashMap::new() }
     }
 
-    /// Nothing may be opened.
+    /// The ports that may be opened.
     #[must_use]
-    pub fn closed() -> Self {
-        Self::new(PortSpec::none())
+    pub fn ports(&self) -> &PortSpec {
+        &self.ports
     }
 
     /// Decides on a TCP or UDP packet and remembers the flow it belongs to.

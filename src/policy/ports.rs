@@ -47,7 +47,7 @@ pub enum PortSpecError {
 impl PortSpec {
     /// No port at all.
     #[must_use]
-    pub(super) fn none() -> Self {
+    pub fn none() -> Self {
         Self { entries: Vec::new() }
     }
 

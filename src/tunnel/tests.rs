@@ -174,16 +174,16 @@ fn an_initiation_is_sent_again_and_then_replaced() {
     let first = pair.a.initiate(at(0)).unwrap();
     assert_eq!(pair.a.initiate(at(0)), None, "one handshake at a time");
     let mut out = [0; LEN];
-    let (mut copies, mut now) = (0, at(0));
-    loop {
-        now = pair.a.next_timeout().unwrap();
+    let mut copies = 0;
+    let mut now = loop {
+        let now = pair.a.next_timeout().unwrap();
         let refreshed = pair.a.refresh(now, &mut out).unwrap();
         assert!(refreshed.initiation);
         if out[..refreshed.len] != first {
-            break;
+            break now;
         }
         copies += 1;
-    }
+    };
     assert_eq!((copies, now), (5, at(5)));
     while !pair.a.refresh(now, &mut out).unwrap().gave_up {
         now = pair.a.next_timeout().unwrap();
