@@ -1,4 +1,17 @@
 //! agentnet: every AI agent its own address on one private network, wherever it runs.
+//!
+//! The map, from the bottom up; a module uses those above it in this list, never those below.
+//!
+//! - [`identity`]: agent id, keys, addresses, the signed record, the ticket
+//! - [`wire`]: every byte layout, without state
+//! - [`time`], [`metrics`]: time as an argument; every counter
+//! - [`tunnel`]: WireGuard sessions
+//! - [`trust`], [`policy`]: who agreed to what; which packets that covers
+//! - [`api`], [`config`]: the JSON documents and error codes; the configuration
+//! - [`forwarding`]: the data plane, the way of a packet
+//! - [`node`]: the control plane, the life of a peer
+//! - [`daemon`]: the I/O around both
+//! - [`cli`]: the command line
 #![forbid(unsafe_code)]
 
 pub mod api;

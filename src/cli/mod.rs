@@ -1,4 +1,4 @@
-//! The command line: one file per command, [`output`] for everything printed, [`client`] for the control socket.
+//! The command line: one file per command, `output` for everything printed, `client` for the control socket.
 //!
 //! - Results go to standard output, errors and notes to standard error.
 //! - With `--json`, standard output carries exactly one JSON document (streams: one a line) and nothing else. When the

@@ -12,7 +12,7 @@
 //!
 //! # Where things are
 //!
-//! The life of one peer is [`peer`]. Handshakes with it are in `handshake`, first contact in `introduction`, messages
+//! The life of one peer is `peer`. Handshakes with it are in `handshake`, first contact in `introduction`, messages
 //! inside the session in `control`, what users ask for in `commands`, what they are told in `report`.
 
 mod commands;
