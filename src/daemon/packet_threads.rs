@@ -13,12 +13,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use crate::forwarding::{
-    Fib, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, OUT_BATCH_PACKETS, Outbound, StrangerDatagram,
+    Fib, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, OUT_BATCH_PACKETS, Outbound, SEND_BYTES, StrangerDatagram,
 };
 use crate::metrics::Counters;
 use crate::time::Time;
-use crate::tunnel::CONTROL_OUTPUT_LEN;
-use crate::wire::WIREGUARD_OVERHEAD;
 
 /// Notices that may wait for the control plane. One per packet without a session, at most 64 per peer.
 pub(super) const NOTICE_QUEUE: usize = 1024;
@@ -109,9 +107,7 @@ impl Drop for Report {
 fn run_outbound(shared: &Shared, mut device: TunQueue, stop: &Waker) -> io::Result<()> {
     let mut outbound = Outbound::new(Arc::clone(&shared.counters));
     let mut packets = PacketBatch::new(OUT_BATCH_BYTES, OUT_BATCH_PACKETS);
-    // Every packet sealed, and a handshake of its own for each.
-    let sealed_bytes = OUT_BATCH_BYTES + OUT_BATCH_PACKETS * (WIREGUARD_OVERHEAD + 2 * CONTROL_OUTPUT_LEN);
-    let mut send = SendBatch::new(sealed_bytes, shared.socket.max_gso_segments());
+    let mut send = SendBatch::new(SEND_BYTES, shared.socket.max_gso_segments());
     let mut replies = PacketBatch::new(REPLY_BYTES, OUT_BATCH_PACKETS);
     let mut sink = Sink::new(shared);
     loop {
@@ -122,16 +118,20 @@ fn run_outbound(shared: &Shared, mut device: TunQueue, stop: &Waker) -> io::Resu
             }
             continue;
         }
-        send.clear();
-        replies.clear();
-        outbound.process(clock(), &shared.fib.load(), &packets, &mut send, &mut replies, &mut sink);
-        if !send.is_empty() {
-            let report = shared.socket.send_batch(&send);
-            shared.counters.tx_datagrams.add(report.sent_datagrams as u64);
-            shared.counters.drop_out_send.add(report.dropped as u64);
-        }
-        if !replies.is_empty() {
-            device.write_batch(&mut replies)?;
+        let mut next = 0;
+        while next < packets.len() {
+            send.clear();
+            replies.clear();
+            let (fib, replies) = (shared.fib.load(), &mut replies);
+            next = outbound.process(clock(), &fib, &packets, next, &mut send, replies, &mut sink);
+            if !send.is_empty() {
+                let report = shared.socket.send_batch(&send);
+                shared.counters.tx_datagrams.add(report.sent_datagrams as u64);
+                shared.counters.drop_out_send.add(report.dropped as u64);
+            }
+            if !replies.is_empty() {
+                device.write_batch(replies)?;
+            }
         }
     }
 }

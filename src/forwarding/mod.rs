@@ -6,7 +6,7 @@
 //!   2. parse; the source must be this agent                         2. classify each datagram by its first bytes
 //!   3. destination -> peer (no route: tell the program)             3. receiver index -> peer
 //!   4. policy of the peer's grant                                   4. open straight into the device's buffer
-//!   5. seal straight into the send buffer                           5. control messages leave for the control plane
+//!   5. segment, and seal straight into the send buffer              5. control messages leave for the control plane
 //!   6. send the batch, equal sizes as one UDP_SEGMENT train         6. both consented? source and destination right?
 //!                                                                   7. policy; IPv4 aliases rewritten to local ones
 //!                                                                   8. write the batch to the device
@@ -21,16 +21,21 @@ mod fib;
 mod inbound;
 mod notice;
 mod outbound;
+mod segment;
 
 pub use fib::{Fib, FibPeer, Ipv4Aliases, PeerCounters, PeerPath, SharedPeer};
 pub use inbound::Inbound;
 pub use notice::{Notice, NoticeSink, StrangerDatagram};
 pub use outbound::Outbound;
+pub use segment::{SegmentError, Segments};
 
 /// Packets in one batch from the device. 64 full packets are two UDP_SEGMENT trains; more would only add delay.
 pub const OUT_BATCH_PACKETS: usize = 64;
 /// Bytes of that batch: room for three packets of 64 KiB, as segmentation offload would deliver them.
 pub const OUT_BATCH_BYTES: usize = 256 * 1024;
+/// Bytes of the send buffer: several packets of 64 KiB, cut and sealed. One cut into more pieces than fit here, which
+/// takes a segment size below 64 bytes, is refused.
+pub const SEND_BYTES: usize = 512 * 1024;
 /// Packets that may wait for a session with one peer, in the channel and in the control plane together.
 pub const WAITING_PACKETS: usize = 64;
 

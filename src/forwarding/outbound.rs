@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use agentnet_platform::batch::{PacketBatch, VnetHeader};
+use agentnet_platform::batch::{MAX_PACKET, PacketBatch, VnetHeader};
 use agentnet_platform::udp::SendBatch;
 use parking_lot::MutexGuard;
 
+use super::segment::Segments;
 use super::{Fib, FibPeer, Notice, NoticeSink, PeerPath, WAITING_PACKETS};
 use crate::metrics::Counters;
 use crate::policy::{Direction, Verdict};
@@ -25,6 +26,8 @@ const ERROR_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Outbound {
     counters: Arc<Counters>,
+    /// Where a segment is put together.
+    segment: Box<[u8]>,
     errors_left: u32,
     errors_refilled: Time,
 }
@@ -41,28 +44,48 @@ impl Outbound {
     /// A data plane that counts here.
     #[must_use]
     pub fn new(counters: Arc<Counters>) -> Self {
-        Self { counters, errors_left: ERROR_BURST, errors_refilled: Time::ZERO }
+        Self {
+            counters,
+            segment: vec![0; MAX_PACKET].into_boxed_slice(),
+            errors_left: ERROR_BURST,
+            errors_refilled: Time::ZERO,
+        }
     }
 
-    /// Takes a batch read from the device through steps 2 to 5. Afterwards `send` is to be sent, and `replies`, ICMP
-    /// errors for local programs, to be written to the device. `send` must have room for the whole batch sealed.
+    /// Takes packets of a batch read from the device, from number `first` on, through steps 2 to 5, until `send` is
+    /// full; returns the number of the first packet that is left. Afterwards `send` is to be sent, and `replies`, ICMP
+    /// errors for local programs, to be written to the device. With an empty `send` it always gets further.
+    #[expect(clippy::too_many_arguments, reason = "the state of one batch, spelled out")]
     pub fn process(
         &mut self,
         now: Time,
         fib: &Fib,
         packets: &PacketBatch,
+        first: usize,
         send: &mut SendBatch,
         replies: &mut PacketBatch,
         notices: &mut dyn NoticeSink,
-    ) {
+    ) -> usize {
         let mut run: Option<Run<'_>> = None;
-        for (_, packet) in packets.iter() {
+        for number in first..packets.len() {
+            let Some((header, packet)) = packets.get(number) else { break };
             // 2. parse; the source must be this agent
             let Ok(view) = IpView::parse(packet) else {
                 self.counters.drop_out_malformed.increment();
                 continue;
             };
-            let packet = view.packet;
+            let Ok(segments) = Segments::new(header, &view) else {
+                self.counters.drop_out_malformed.increment();
+                continue;
+            };
+            // One more for a handshake or keepalive that is due.
+            if !send.fits(segments.count() + 1, sealed_len(segments.max_len())) {
+                if !send.is_empty() {
+                    return number;
+                }
+                self.counters.drop_out_malformed.increment();
+                continue;
+            }
             if !fib.is_own(view.source) {
                 self.counters.drop_out_source.increment();
                 continue;
@@ -70,49 +93,73 @@ impl Outbound {
             // 3. destination -> peer
             let Some(peer) = fib.route(view.destination) else {
                 self.counters.drop_out_no_route.increment();
-                self.tell_program(now, fib, packet, UnreachableReason::NoRoute, replies);
+                self.tell_program(now, fib, view.packet, UnreachableReason::NoRoute, replies);
                 continue;
             };
             // 4. policy
             if peer.check_policy(now, Direction::Out, &view) == Verdict::Refuse {
                 self.counters.drop_out_policy.increment();
-                self.tell_program(now, fib, packet, UnreachableReason::AdminProhibited, replies);
+                self.tell_program(now, fib, view.packet, UnreachableReason::AdminProhibited, replies);
                 continue;
             }
-            // 5. seal
+            // 5. segment and seal
             if run.as_ref().is_none_or(|run| !Arc::ptr_eq(run.peer, peer)) {
                 drop(run.take());
                 run = Some(Run::begin(now, peer, send, notices));
             }
             if let Some(run) = &mut run {
-                self.seal(now, run, packet, send, notices);
+                self.send_segments(now, run, view.packet, &segments, send, notices);
             }
         }
+        packets.len()
     }
 
-    fn seal(&self, now: Time, run: &mut Run<'_>, packet: &[u8], send: &mut SendBatch, notices: &mut dyn NoticeSink) {
-        let shared = &run.peer.shared;
-        let path = run.path.as_ref().filter(|_| run.has_session);
-        let Some(path) = path else {
-            if !shared.enter_queue(WAITING_PACKETS) {
-                self.counters.drop_out_no_session.increment();
-            } else if !notices.notice(Notice::NeedSession { peer: run.peer.id, packet: packet.to_vec() }) {
-                shared.leave_queue(1);
-                self.counters.drop_notices.increment();
+    fn send_segments(
+        &mut self,
+        now: Time,
+        run: &mut Run<'_>,
+        packet: &[u8],
+        segments: &Segments<'_>,
+        send: &mut SendBatch,
+        notices: &mut dyn NoticeSink,
+    ) {
+        let path = run.path.clone().filter(|_| run.has_session);
+        let (mut count, mut bytes) = (0, 0);
+        for index in 0..segments.count() {
+            // Most packets travel as they are. The others are put together here first: their checksum covers all of
+            // them, and the session library copies anyway.
+            let segment = if segments.is_whole() {
+                packet
+            } else {
+                let Ok(len) = segments.write(index, &mut self.segment) else { break };
+                &self.segment[..len]
+            };
+            let Some(path) = &path else {
+                self.wait_for_session(run.peer, segment, notices);
+                continue;
+            };
+            let tunnel = &mut run.tunnel;
+            let room = sealed_len(segment.len());
+            let seal = |out: &mut [u8]| tunnel.seal(now, segment, out).unwrap_or(0);
+            if !send.push_with(path.endpoint, path.local_ip, room, seal) {
+                self.counters.drop_out_send.increment();
+                continue;
             }
-            return;
-        };
-        let room = (packet.len() + WIREGUARD_OVERHEAD).max(CONTROL_OUTPUT_LEN);
-        let tunnel = &mut run.tunnel;
-        let sent = send.push_with(path.endpoint, path.local_ip, room, |out| tunnel.seal(now, packet, out).unwrap_or(0));
-        if !sent {
-            self.counters.drop_out_send.increment();
-            return;
+            count += 1;
+            bytes += segment.len() as u64;
         }
-        let len = packet.len() as u64;
-        self.counters.tx_packets.increment();
-        self.counters.tx_bytes.add(len);
-        shared.counters.tx_bytes.fetch_add(len, Ordering::Relaxed);
+        self.counters.tx_packets.add(count);
+        self.counters.tx_bytes.add(bytes);
+        run.peer.shared.counters.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn wait_for_session(&self, peer: &FibPeer, packet: &[u8], notices: &mut dyn NoticeSink) {
+        if !peer.shared.enter_queue(WAITING_PACKETS) {
+            self.counters.drop_out_no_session.increment();
+        } else if !notices.notice(Notice::NeedSession { peer: peer.id, packet: packet.to_vec() }) {
+            peer.shared.leave_queue(1);
+            self.counters.drop_notices.increment();
+        }
     }
 
     /// A program that talks to nobody learns it at once, not by a timeout.
@@ -161,4 +208,9 @@ impl<'a> Run<'a> {
         }
         Self { peer, tunnel, path, has_session }
     }
+}
+
+/// Room that sealing a packet of this length needs.
+fn sealed_len(packet: usize) -> usize {
+    (packet + WIREGUARD_OVERHEAD).max(CONTROL_OUTPUT_LEN)
 }

@@ -35,6 +35,14 @@ pub type Initiation = [u8; WIREGUARD_INITIATION_LEN];
 /// Room that any single output of a [`Tunnel`] other than a sealed packet needs, bytes.
 pub const CONTROL_OUTPUT_LEN: usize = WIREGUARD_INITIATION_LEN;
 
+/// Message types (WireGuard paper, sections 5.4.2, 5.4.3, 5.4.7, 5.4.6).
+const TYPE_INITIATION: u8 = 1;
+/// See [`TYPE_INITIATION`].
+const TYPE_RESPONSE: u8 = 2;
+/// See [`TYPE_INITIATION`].
+const TYPE_COOKIE: u8 = 3;
+/// See [`TYPE_INITIATION`].
+const TYPE_DATA: u8 = 4;
 /// A session is not used for sending after this time (WireGuard paper, section 6.1: Reject-After-Time).
 const REJECT_AFTER: Duration = Duration::from_secs(180);
 /// The library's timers are rounded to when it was last told the time; while traffic flows it is told this often.
@@ -244,6 +252,10 @@ impl Tunnel {
         if out.len() < datagram.len() {
             return Err(OpenError::ShortBuffer);
         }
+        // The library would take any message here, and an empty one as a call to send what it queued.
+        if !is_of_type(datagram, TYPE_DATA) {
+            return Err(OpenError::Unauthenticated);
+        }
         let receiver = receiver_index(datagram);
         let len = match self.tunn.decapsulate(None, datagram, out) {
             TunnResult::Done => 0,
@@ -275,6 +287,9 @@ impl Tunnel {
             out[..WIREGUARD_RESPONSE_LEN].copy_from_slice(&answered.response);
             return Ok(Responded { len: WIREGUARD_RESPONSE_LEN, fresh: false });
         }
+        if !is_of_type(initiation, TYPE_INITIATION) {
+            return Err(OpenError::Unauthenticated);
+        }
         let response: [u8; WIREGUARD_RESPONSE_LEN] = match self.tunn.decapsulate(None, initiation, out) {
             TunnResult::WriteToNetwork(response) => {
                 <[u8; WIREGUARD_RESPONSE_LEN]>::try_from(&*response).map_err(|_| OpenError::Unauthenticated)?
@@ -296,6 +311,9 @@ impl Tunnel {
         if out.len() < CONTROL_OUTPUT_LEN {
             return Err(OpenError::ShortBuffer);
         }
+        if !is_of_type(response, TYPE_RESPONSE) {
+            return Err(OpenError::Unauthenticated);
+        }
         let len = match self.tunn.decapsulate(None, response, out) {
             TunnResult::WriteToNetwork(keepalive) => keepalive.len(),
             _ => return Err(OpenError::Unauthenticated),
@@ -312,6 +330,9 @@ impl Tunnel {
     /// # Errors
     /// [`OpenError::Unauthenticated`] when it answers nothing of ours.
     pub fn take_cookie(&mut self, cookie: &[u8]) -> Result<(), OpenError> {
+        if !is_of_type(cookie, TYPE_COOKIE) {
+            return Err(OpenError::Unauthenticated);
+        }
         let mut out = [0; CONTROL_OUTPUT_LEN];
         match self.tunn.decapsulate(None, cookie, &mut out) {
             TunnResult::Done => Ok(()),
@@ -480,8 +501,12 @@ pub fn claimed_key(secret: &TunnelSecret, initiation: &Initiation) -> Option<Tun
 /// The receiver index of a WireGuard message of type 2, 3 or 4.
 #[must_use]
 pub fn message_receiver(datagram: &[u8]) -> Option<u32> {
-    let at = if datagram.first() == Some(&2) { 8 } else { 4 };
+    let at = if is_of_type(datagram, TYPE_RESPONSE) { 8 } else { 4 };
     Some(u32::from_le_bytes(datagram.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn is_of_type(message: &[u8], kind: u8) -> bool {
+    message.first() == Some(&kind)
 }
 
 fn receiver_index(data: &[u8]) -> Option<u32> {

@@ -241,6 +241,11 @@ fn garbage_is_refused_everywhere() {
     assert_eq!(pair.b.open(at(0), &data, &mut out), Err(OpenError::Unauthenticated));
     assert_eq!(claimed_key(&pair.keys.a, &[1; WIREGUARD_INITIATION_LEN]), None);
     assert_eq!(message_receiver(&[2, 0, 0]), None);
+    assert_eq!(pair.b.open(at(0), &[], &mut out), Err(OpenError::Unauthenticated));
+    let initiation = pair.a.initiate(at(0)).unwrap();
+    assert_eq!(pair.b.open(at(0), &initiation, &mut out), Err(OpenError::Unauthenticated));
+    assert_eq!(pair.b.complete(at(0), &initiation, &mut out), Err(OpenError::Unauthenticated));
+    assert!(pair.b.respond(at(0), &initiation, &mut out).is_ok(), "and it is not used up by that");
 }
 
 #[test]

@@ -71,6 +71,13 @@ impl SendBatch {
         self.datagrams == 0
     }
 
+    /// Whether this many datagrams of at most `max_len` bytes each can be pushed without sending first.
+    #[must_use]
+    pub fn fits(&self, datagrams: usize, max_len: usize) -> bool {
+        let bytes = datagrams.saturating_mul(max_len).saturating_add(self.used);
+        bytes <= self.slab.len() && self.transmits.len().saturating_add(datagrams) <= MAX_TRANSMITS
+    }
+
     /// Appends a datagram for `destination`, from `src_ip` if given. `fill` gets exactly `max_len` bytes to
     /// write into and returns how many of them are the datagram; 0 pushes nothing. The bytes it gets are not
     /// cleared.
@@ -204,6 +211,15 @@ mod tests {
         batch.clear();
         assert!(batch.is_empty());
         assert!(push(&mut batch, a(), 100));
+    }
+
+    #[test]
+    fn what_fits_can_be_pushed() {
+        let mut batch = SendBatch::new(1000, 8);
+        assert!(batch.fits(10, 100) && !batch.fits(11, 100) && !batch.fits(1, 1001));
+        assert!(push(&mut batch, a(), 100));
+        assert!(batch.fits(9, 100) && !batch.fits(10, 100) && !batch.fits(usize::MAX, usize::MAX));
+        assert!(!SendBatch::new(100_000, 1).fits(MAX_TRANSMITS + 1, 1));
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl Host {
         packets.free_space()[..packet.len()].copy_from_slice(packet);
         packets.commit(VnetHeader::default(), packet.len());
         let (mut send, mut replies) = (SendBatch::new(OUT_BATCH_BYTES * 2, 1), PacketBatch::new(65_536, 4));
-        self.outbound.process(now.time, &self.fib, &packets, &mut send, &mut replies, &mut self.queues);
+        self.outbound.process(now.time, &self.fib, &packets, 0, &mut send, &mut replies, &mut self.queues);
         self.delivered.extend(replies.iter().map(|(_, packet)| packet.to_vec()));
         self.socket.as_ref().unwrap().send_batch(&send);
     }
