@@ -43,6 +43,10 @@ counters! {
     drop_out_no_session,
     /// Datagrams the kernel did not take.
     drop_out_send,
+    /// Packets from the interface in the form of control messages, which only the agent itself may send.
+    drop_out_control,
+    /// Datagrams from an overlay address: a session inside a session.
+    drop_in_overlay,
     /// Datagrams of no known kind.
     drop_in_unknown_kind,
     /// WireGuard data for an index this agent did not hand out.
@@ -81,6 +85,8 @@ counters! {
     drop_introduction_replay,
     /// Introductions that found the table of pending requests full.
     drop_introduction_full,
+    /// In-tunnel control messages over the rate limit of their peer.
+    drop_control_rate,
     /// In-tunnel control messages that do not parse or are not for this agent.
     drop_control_invalid,
     /// Handshakes completed, either role.

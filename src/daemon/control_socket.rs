@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
+use super::listener::Listener;
 use super::permission::Caller;
 use crate::api::{Error, ErrorCode, ErrorDocument, ExitStatus, PeerBody, PingRequest, TrustRequestBody};
 
@@ -60,9 +61,9 @@ pub(super) struct ControlSocket {
     path: PathBuf,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self::from_credentials(stream.io().peer_cred().ok())
+impl Connected<IncomingStream<'_, Listener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
+        stream.io().caller()
     }
 }
 
@@ -89,6 +90,7 @@ impl ControlSocket {
         let listener = UnixListener::bind(path).map_err(|error| refused(path, &error))?;
         fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(|error| refused(path, &error))?;
         let service = router(requests).into_make_service_with_connect_info::<Caller>();
+        let listener = Listener::new(listener);
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, service).await {
                 tracing::error!(%error, "the control socket failed");
@@ -138,7 +140,7 @@ async fn why(state: State<Requests>, query: Result<Query<WhyQuery>, QueryRejecti
 
 /// A request that changes something.
 async fn change(state: State<Requests>, caller: ConnectInfo<Caller>, request: Ask) -> Result<Json<Value>, Failure> {
-    caller.0.require_change().map_err(Failure)?;
+    caller.0.require_change().await.map_err(Failure)?;
     ask(state, request).await
 }
 

@@ -115,8 +115,8 @@ impl EventLoop {
     /// Waits for one thing to happen and takes it in, with what else waits of its kind.
     async fn step(&mut self, queues: &mut Queues, signals: &mut Signals, network: &Network) -> Option<Stop> {
         let wait = self.time_to_wait();
+        // Fair: whatever one peer or caller keeps busy, the others are served.
         tokio::select! {
-            biased;
             Some(why) = queues.ended.recv() => return Some(Stop::Failed(why)),
             () = signals.terminated() => return Some(Stop::Asked),
             Some(notice) = queues.notices.recv() => {
@@ -171,7 +171,8 @@ impl EventLoop {
         }
     }
 
-    /// Carries out what the control plane wants: everything for the disk first, then the rest in order.
+    /// Carries out what the control plane wants. Forwarding changes at once, whatever the disk does: a revoked peer is cut
+    /// off. Then the disk, and only then what others are promised.
     fn drain(&mut self) {
         let mut changes = Changes::default();
         let mut rest = Vec::new();
@@ -179,6 +180,7 @@ impl EventLoop {
             match output {
                 Output::Store(id, row) => changes.peer(id, row.as_deref()),
                 Output::StoreSequence(sequence) => changes.sequence(sequence),
+                Output::Fib(fib) => self.shared.fib.store(fib),
                 other => rest.push(other),
             }
         }
@@ -196,13 +198,12 @@ impl EventLoop {
                         }
                     }
                 }
-                Output::Fib(fib) => self.shared.fib.store(fib),
                 Output::Event(Event::Ping { token, result }) => {
                     if let Some(answer) = self.pings.remove(&token) {
                         let _ = answer.send(result.and_then(|reply| to_value(&reply)));
                     }
                 }
-                Output::Store(..) | Output::StoreSequence(_) => {}
+                Output::Store(..) | Output::StoreSequence(_) | Output::Fib(_) => {}
             }
         }
     }
@@ -230,7 +231,7 @@ impl EventLoop {
         let result = match ask {
             Ask::Id => to_value(&self.node.identity_document()),
             Ask::Status => to_value(&self.status(now)),
-            Ask::Ticket => self.ticket(),
+            Ask::Ticket => self.ticket(now),
             Ask::Peers => to_value(&self.node.known_peers(now)),
             Ask::Config => to_value(&self.effective_config()),
             Ask::Why(peer) => self.node.why(now, &peer).and_then(|why| to_value(&why)),
@@ -277,8 +278,8 @@ impl EventLoop {
         }
     }
 
-    fn ticket(&self) -> Result<Value, Error> {
-        let ticket = self.node.ticket().ok_or_else(|| {
+    fn ticket(&mut self, now: Now) -> Result<Value, Error> {
+        let ticket = self.node.ticket(now).ok_or_else(|| {
             let message = "this host has no address that others could reach it at, so a ticket would be of no use";
             Error::new(ErrorCode::NotAvailable, message, "connect it to a network, then try again")
         })?;
@@ -323,7 +324,7 @@ impl EventLoop {
                 hint: "make room or repair the disk; the agent keeps trying".to_owned(),
             });
         }
-        if self.node.ticket().is_none() {
+        if !self.node.has_address() {
             health.push(HealthEntry {
                 code: "no_address".to_owned(),
                 message: "this host has no address others could reach it at".to_owned(),

@@ -11,6 +11,7 @@
 mod control_socket;
 mod event_loop;
 mod host;
+mod listener;
 mod packet_threads;
 mod permission;
 mod start;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 
 use agentnet_platform::batch::PacketBatch;
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::forwarding::{
     Fib, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, OUT_BATCH_PACKETS, Outbound, SEND_BYTES, StrangerDatagram,
 };
+use crate::identity::TunnelPublic;
 use crate::metrics::Counters;
 use crate::time::Time;
 
@@ -34,6 +36,7 @@ const REPLY_BYTES: usize = 32 * 1024;
 pub(super) struct Shared {
     pub(super) fib: Arc<ArcSwap<Fib>>,
     pub(super) socket: Arc<UdpSockets>,
+    pub(super) own_key: TunnelPublic,
     pub(super) counters: Arc<Counters>,
     pub(super) notices: mpsc::Sender<Notice>,
     pub(super) strangers: mpsc::Sender<StrangerDatagram>,
@@ -43,18 +46,18 @@ pub(super) struct Shared {
 
 /// The running threads.
 pub(super) struct PacketThreads {
-    waker: Waker,
+    stop: Stop,
     handles: Vec<JoinHandle<()>>,
 }
 
 impl PacketThreads {
     pub(super) fn start(shared: &Shared, outbound: TunQueue, inbound: TunQueue) -> io::Result<Self> {
-        let waker = Waker::new()?;
-        let mut threads = Self { waker: waker.clone(), handles: Vec::new() };
-        let (context, stop) = (shared.clone(), waker.clone());
-        threads.spawn("agentnet-out", shared, move || run_outbound(&context, outbound, &stop))?;
+        let stop = Stop { flag: Arc::default(), waker: Waker::new()? };
+        let mut threads = Self { stop: stop.clone(), handles: Vec::new() };
+        let (context, until) = (shared.clone(), stop.clone());
+        threads.spawn("agentnet-out", shared, move || run_outbound(&context, outbound, &until))?;
         let context = shared.clone();
-        threads.spawn("agentnet-in", shared, move || run_inbound(&context, inbound, &waker))?;
+        threads.spawn("agentnet-in", shared, move || run_inbound(&context, inbound, &stop))?;
         Ok(threads)
     }
 
@@ -76,11 +79,25 @@ impl PacketThreads {
 
     /// Stops both and waits for them.
     pub(super) fn stop(self) {
-        self.waker.wake();
+        self.stop.flag.store(true, Ordering::Relaxed);
+        self.stop.waker.wake();
         for handle in self.handles {
             // A panic was reported by the thread itself.
             let _ = handle.join();
         }
+    }
+}
+
+/// How threads are stopped: the flag is seen between batches, the waker ends their sleep.
+#[derive(Clone)]
+struct Stop {
+    flag: Arc<AtomicBool>,
+    waker: Waker,
+}
+
+impl Stop {
+    fn is_asked(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
     }
 }
 
@@ -104,18 +121,16 @@ impl Drop for Report {
     }
 }
 
-fn run_outbound(shared: &Shared, mut device: TunQueue, stop: &Waker) -> io::Result<()> {
+fn run_outbound(shared: &Shared, mut device: TunQueue, stop: &Stop) -> io::Result<()> {
     let mut outbound = Outbound::new(Arc::clone(&shared.counters));
     let mut packets = PacketBatch::new(OUT_BATCH_BYTES, OUT_BATCH_PACKETS);
     let mut send = SendBatch::new(SEND_BYTES, shared.socket.max_gso_segments());
     let mut replies = PacketBatch::new(REPLY_BYTES, OUT_BATCH_PACKETS);
     let mut sink = Sink::new(shared);
-    loop {
+    while !stop.is_asked() {
         packets.clear();
         if device.read_batch(&mut packets)? == 0 {
-            if wait_readable(&[device.as_fd()], stop, None)?.woken {
-                return Ok(());
-            }
+            wait_readable(&[device.as_fd()], &stop.waker, None)?;
             continue;
         }
         let mut next = 0;
@@ -134,19 +149,18 @@ fn run_outbound(shared: &Shared, mut device: TunQueue, stop: &Waker) -> io::Resu
             }
         }
     }
+    Ok(())
 }
 
-fn run_inbound(shared: &Shared, mut device: TunQueue, stop: &Waker) -> io::Result<()> {
-    let mut inbound = Inbound::new(Arc::clone(&shared.counters));
+fn run_inbound(shared: &Shared, mut device: TunQueue, stop: &Stop) -> io::Result<()> {
+    let mut inbound = Inbound::new(Arc::clone(&shared.counters), &shared.own_key);
     let mut received = RecvBatch::new();
     let mut packets = PacketBatch::new(IN_BATCH_BYTES, IN_BATCH_PACKETS);
     let mut sink = Sink::new(shared);
     let fds = shared.socket.fds();
-    loop {
+    while !stop.is_asked() {
         if shared.socket.recv_batch(&mut received)? == 0 {
-            if wait_readable(&fds, stop, None)?.woken {
-                return Ok(());
-            }
+            wait_readable(&fds, &stop.waker, None)?;
             continue;
         }
         packets.clear();
@@ -156,6 +170,7 @@ fn run_inbound(shared: &Shared, mut device: TunQueue, stop: &Waker) -> io::Resul
             shared.counters.drop_in_interface.add(report.dropped as u64);
         }
     }
+    Ok(())
 }
 
 fn clock() -> Time {

@@ -11,24 +11,30 @@ const GROUP: &str = "agentnet";
 /// Who connected.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller {
-    may_change: bool,
+    /// Vouched for by the kernel; `None` where it cannot tell.
+    ids: Option<(Uid, Gid)>,
 }
 
 impl Caller {
-    /// Decides by the credentials the kernel vouches for.
     pub(super) fn from_credentials(credentials: Option<UCred>) -> Self {
-        let may_change = credentials.is_some_and(|caller| {
-            let uid = Uid::from_raw(caller.uid());
-            // The agent's own user started it and could stop it in other ways.
-            uid.is_root() || uid == Uid::effective() || is_member(uid, Gid::from_raw(caller.gid()))
-        });
-        Self { may_change }
+        Self { ids: credentials.map(|caller| (Uid::from_raw(caller.uid()), Gid::from_raw(caller.gid()))) }
+    }
+
+    /// Root, or the agent's own user, who started it and could stop it in other ways.
+    pub(super) fn is_owner(self) -> bool {
+        self.ids.is_some_and(|(uid, _)| uid.is_root() || uid == Uid::effective())
     }
 
     /// # Errors
     /// `not_permitted`.
-    pub(super) fn require_change(self) -> Result<(), Error> {
-        if self.may_change {
+    pub(super) async fn require_change(self) -> Result<(), Error> {
+        let permitted = match self.ids {
+            _ if self.is_owner() => true,
+            // The user database may be on another host and slow; nothing else waits for it.
+            Some((uid, gid)) => tokio::task::spawn_blocking(move || is_member(uid, gid)).await.unwrap_or(false),
+            None => false,
+        };
+        if permitted {
             return Ok(());
         }
         Err(Error::new(

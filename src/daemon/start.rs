@@ -131,7 +131,15 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         network_events: host.network.events().map_err(|error| interface_failed(&error.to_string()))?,
     };
     let fib = Arc::new(ArcSwap::from_pointee(Fib::new(node.ipv6(), None, None, [])));
-    let shared = Shared { fib, socket: Arc::clone(&host.sockets), counters, notices, strangers, ended };
+    let shared = Shared {
+        fib,
+        socket: Arc::clone(&host.sockets),
+        own_key: node.tunnel_key(),
+        counters,
+        notices,
+        strangers,
+        ended,
+    };
     let _control_socket = ControlSocket::serve(&config.socket.value, requests).await?;
     let threads = PacketThreads::start(&shared, host.tun.queue(), host.tun.queue())
         .map_err(|error| interface_failed(&format!("the packet threads cannot be started: {error}")))?;

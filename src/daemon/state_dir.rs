@@ -2,9 +2,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use nix::unistd::Uid;
 
 use crate::api::{Error, ErrorCode, HealthEntry};
 use crate::identity::{IdentityKey, key_file};
@@ -34,6 +36,7 @@ impl StateDir {
     /// Creates the directory if need be, and takes it.
     pub(super) fn take(path: &Path) -> Result<Self, Error> {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| unusable(path, &error))?;
+        check_owner(path)?;
         let lock_path = path.join(LOCK_FILE);
         let mut options = OpenOptions::new();
         let lock = options.create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
@@ -88,6 +91,21 @@ impl StateDir {
         });
         Ok((key, health))
     }
+}
+
+/// Whoever else may write here could put links in the way of files that root opens.
+fn check_owner(path: &Path) -> Result<(), Error> {
+    let metadata = fs::metadata(path).map_err(|error| unusable(path, &error))?;
+    let ours = metadata.uid() == Uid::effective().as_raw();
+    let writable_by_others = metadata.permissions().mode() & 0o022 != 0;
+    if ours && !writable_by_others {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::StateDirUnusable,
+        format!("{} belongs to, or may be written by, somebody else", path.display()),
+        format!("chown it to the user the agent runs as, and chmod go-w {}", path.display()),
+    ))
 }
 
 /// Creates a file whole or not at all: written beside it, flushed to disk, then given its name.

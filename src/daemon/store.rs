@@ -114,7 +114,8 @@ impl Store {
         // After an error of the file system the library wants the file opened anew.
         let database = match self.database.take() {
             Some(database) => database,
-            None => create(&self.path).map_err(|error| into_io(error.into()))?,
+            // Never made anew: a new one would lack all that is not in memory.
+            None => open(&self.path).map_err(|error| into_io(error.into()))?,
         };
         write(&database, &self.waiting).map_err(into_io)?;
         self.database = Some(database);
@@ -132,11 +133,6 @@ impl Store {
 /// database under the real one.
 fn create(path: &Path) -> Result<Database, DatabaseError> {
     let io_error = |error| DatabaseError::Storage(StorageError::Io(error));
-    let builder = || {
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES);
-        builder
-    };
     if !path.try_exists().map_err(io_error)? {
         let beside = path.with_extension("new");
         let made = make_beside(&beside, &builder()).and_then(|()| rename_durably(&beside, path).map_err(io_error));
@@ -145,7 +141,17 @@ fn create(path: &Path) -> Result<Database, DatabaseError> {
         }
         made?;
     }
+    open(path)
+}
+
+fn open(path: &Path) -> Result<Database, DatabaseError> {
     builder().open(path)
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
 }
 
 fn make_beside(beside: &Path, builder: &redb::Builder) -> Result<(), DatabaseError> {

@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 
-use crate::identity::AgentId;
+use crate::identity::{AgentId, is_overlay};
 use crate::policy::FlowTable;
 use crate::tunnel::{Tunnel, TunnelIndex};
 
@@ -54,6 +54,8 @@ pub struct SharedPeer {
     pub counters: PeerCounters,
     /// Set by a packet thread with the first packet of a period, cleared by the control plane.
     active: AtomicBool,
+    /// A session was confirmed, and the control plane does not know yet.
+    confirmed: AtomicBool,
     /// Packets on their way to, or in, the queue for a session.
     waiting: AtomicUsize,
 }
@@ -140,6 +142,15 @@ impl Fib {
         }
     }
 
+    /// Whether this address is inside an overlay of this host. Nobody's datagrams travel between such.
+    #[must_use]
+    pub fn is_overlay(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V6(v6) => is_overlay(v6),
+            IpAddr::V4(v4) => self.ipv4_range.is_some_and(|range| range.contains(&v4)),
+        }
+    }
+
     /// Whether this address is this agent's.
     #[must_use]
     pub fn is_own(&self, address: IpAddr) -> bool {
@@ -159,6 +170,7 @@ impl SharedPeer {
             path: ArcSwapOption::empty(),
             counters: PeerCounters::default(),
             active: AtomicBool::new(false),
+            confirmed: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
         }
     }
@@ -172,6 +184,16 @@ impl SharedPeer {
     /// Ends the period.
     pub fn clear_active(&self) {
         self.active.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes that a session was confirmed.
+    pub fn set_confirmed(&self) {
+        self.confirmed.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the note; the one who took it passes it on or sets it again.
+    pub fn take_confirmed(&self) -> bool {
+        self.confirmed.load(Ordering::Relaxed) && self.confirmed.swap(false, Ordering::Relaxed)
     }
 
     /// Takes a place in the queue for a session; false when `limit` are taken.

@@ -9,18 +9,22 @@ use agentnet_platform::udp::RecvBatch;
 use parking_lot::MutexGuard;
 
 use super::{Fib, FibPeer, Notice, NoticeSink, StrangerDatagram};
+use crate::identity::TunnelPublic;
 use crate::metrics::Counters;
 use crate::policy::{Direction, Protocol, Verdict};
 use crate::time::Time;
-use crate::tunnel::{OpenError, Tunnel};
+use crate::tunnel::{InitiationFilter, OpenError, Tunnel, message_receiver};
 use crate::wire::CONTROL_NEXT_HEADER;
 use crate::wire::classify::{DatagramKind, classify};
+use crate::wire::control::MAX_CONTROL_LEN;
+use crate::wire::introduction::MAX_INTRODUCTION_LEN;
 use crate::wire::ip::{self, IpView, rewrite_ipv4};
 
 /// The inbound half of the data plane. One packet thread owns it.
 #[derive(Debug)]
 pub struct Inbound {
     counters: Arc<Counters>,
+    initiations: InitiationFilter,
 }
 
 /// Where a datagram came from and to.
@@ -46,10 +50,10 @@ enum Onward {
 }
 
 impl Inbound {
-    /// A data plane that counts here.
+    /// A data plane that counts here, of the agent with this tunnel key.
     #[must_use]
-    pub fn new(counters: Arc<Counters>) -> Self {
-        Self { counters }
+    pub fn new(counters: Arc<Counters>, own_key: &TunnelPublic) -> Self {
+        Self { counters, initiations: InitiationFilter::new(own_key) }
     }
 
     /// Takes a received batch through steps 2 to 7. Afterwards `packets` is to be written to the device. It must have
@@ -66,20 +70,15 @@ impl Inbound {
         for datagram in received.datagrams() {
             self.counters.rx_datagrams.increment();
             let origin = Origin { source: datagram.source, local_ip: datagram.destination_ip };
+            if fib.is_overlay(origin.source.ip()) {
+                self.counters.drop_in_overlay.increment();
+                continue;
+            }
             // 2. classify
-            let receiver_index = match classify(datagram.data) {
-                DatagramKind::WireguardData { receiver_index } => receiver_index,
-                DatagramKind::WireguardInitiation
-                | DatagramKind::WireguardResponse
-                | DatagramKind::WireguardCookie
-                | DatagramKind::Introduction => {
-                    self.hand_over(origin, datagram.data, notices);
-                    continue;
-                }
-                DatagramKind::Stun | DatagramKind::Relay | DatagramKind::Unknown => {
-                    self.counters.drop_in_unknown_kind.increment();
-                    continue;
-                }
+            let kind = classify(datagram.data);
+            let DatagramKind::WireguardData { receiver_index } = kind else {
+                self.hand_over(fib, kind, origin, datagram.data, notices);
+                continue;
             };
             // 3. receiver index -> peer
             let Some(peer) = fib.tunnel(receiver_index) else {
@@ -117,14 +116,18 @@ impl Inbound {
             Err(OpenError::NotIp) => return self.counters.drop_in_malformed.increment(),
             Err(_) => return self.counters.drop_in_unauthenticated.increment(),
         };
-        self.tell_control_plane(run, origin, opened.session_confirmed, notices);
+        if opened.session_confirmed {
+            run.peer.shared.set_confirmed();
+        }
+        self.tell_control_plane(run, origin, notices);
         let Some(packet) = out.get_mut(..opened.len).filter(|packet| !packet.is_empty()) else { return };
         let Ok(view) = IpView::parse(&*packet) else { return self.counters.drop_in_malformed.increment() };
         let len = view.total_len();
         match self.admit(now, fib, run.peer, &view) {
             // 5. control messages leave for the control plane
             Onward::Control => {
-                if !notices.notice(Notice::Control { peer: run.peer.id, packet: view.packet.to_vec() }) {
+                let newest = opened.newest;
+                if !notices.notice(Notice::Control { peer: run.peer.id, packet: view.packet.to_vec(), newest }) {
                     self.counters.drop_notices.increment();
                 }
             }
@@ -151,6 +154,9 @@ impl Inbound {
         };
         let is_control = view.protocol == CONTROL_NEXT_HEADER && view.source.is_ipv6();
         if is_control && view.source == IpAddr::V6(peer.ipv6) && view.destination == IpAddr::V6(fib.own_ipv6) {
+            if view.packet.len() > MAX_CONTROL_LEN {
+                return dropped(&self.counters.drop_control_invalid);
+            }
             return Onward::Control;
         }
         // 6. both consented? source and destination right?
@@ -176,13 +182,7 @@ impl Inbound {
         Onward::Device(aliases.map(|ipv4| (ipv4.peer_here, ipv4.own_here)))
     }
 
-    fn tell_control_plane(
-        &self,
-        run: &mut Run<'_>,
-        origin: Origin,
-        session_confirmed: bool,
-        notices: &mut dyn NoticeSink,
-    ) {
+    fn tell_control_plane(&self, run: &mut Run<'_>, origin: Origin, notices: &mut dyn NoticeSink) {
         let peer = run.peer.id;
         if run.endpoint != Some(origin.source) {
             let Origin { source, local_ip } = origin;
@@ -190,17 +190,38 @@ impl Inbound {
             run.endpoint = Some(source);
             notices.notice(Notice::Roamed { peer, source, local_ip });
         }
-        if session_confirmed && !notices.notice(Notice::SessionConfirmed { peer }) {
-            self.counters.drop_notices.increment();
+        if run.peer.shared.take_confirmed() && !notices.notice(Notice::SessionConfirmed { peer }) {
+            run.peer.shared.set_confirmed();
         }
         if run.peer.shared.mark_active() && !notices.notice(Notice::Active { peer }) {
             run.peer.shared.clear_active();
         }
     }
 
-    fn hand_over(&self, origin: Origin, data: &[u8], notices: &mut dyn NoticeSink) {
-        let datagram = StrangerDatagram { source: origin.source, local_ip: origin.local_ip, data: data.to_vec() };
-        if !notices.stranger(datagram) {
+    /// Everything but data goes to the control plane, as far as it is worth a place in its queues.
+    fn hand_over(&self, fib: &Fib, kind: DatagramKind, origin: Origin, data: &[u8], notices: &mut dyn NoticeSink) {
+        let datagram = || StrangerDatagram { source: origin.source, local_ip: origin.local_ip, data: data.to_vec() };
+        let taken = match kind {
+            DatagramKind::WireguardResponse | DatagramKind::WireguardCookie => {
+                if message_receiver(data).and_then(|index| fib.tunnel(index)).is_none() {
+                    return self.counters.drop_in_unknown_index.increment();
+                }
+                notices.notice(Notice::HandshakeAnswer(datagram()))
+            }
+            DatagramKind::WireguardInitiation => {
+                // Costs one hash, and keeps out whoever does not even know this agent's key.
+                if !self.initiations.is_for_us(data) {
+                    return self.counters.drop_handshake_invalid.increment();
+                }
+                notices.stranger(datagram())
+            }
+            DatagramKind::Introduction if data.len() <= MAX_INTRODUCTION_LEN => notices.stranger(datagram()),
+            DatagramKind::Introduction => return self.counters.drop_introduction_invalid.increment(),
+            DatagramKind::Stun | DatagramKind::Relay | DatagramKind::Unknown | DatagramKind::WireguardData { .. } => {
+                return self.counters.drop_in_unknown_kind.increment();
+            }
+        };
+        if !taken {
             self.counters.drop_notices.increment();
         }
     }

@@ -24,11 +24,13 @@ pub enum Notice {
         /// The peer.
         peer: AgentId,
     },
-    /// A session in which this agent responded can be used.
+    /// A session in which this agent responded can be used. Said again until it is taken.
     SessionConfirmed {
         /// The peer.
         peer: AgentId,
     },
+    /// An answer to a handshake this agent began: a response or a cookie reply.
+    HandshakeAnswer(StrangerDatagram),
     /// An authenticated packet came from another address than the primary path's.
     Roamed {
         /// The peer.
@@ -44,6 +46,8 @@ pub enum Notice {
         peer: AgentId,
         /// The packet.
         packet: Vec<u8>,
+        /// It came in the newest session with that peer.
+        newest: bool,
     },
 }
 

@@ -14,7 +14,7 @@ use crate::metrics::Counters;
 use crate::policy::{Direction, Verdict};
 use crate::time::Time;
 use crate::tunnel::{CONTROL_OUTPUT_LEN, Tunnel};
-use crate::wire::WIREGUARD_OVERHEAD;
+use crate::wire::{CONTROL_NEXT_HEADER, WIREGUARD_OVERHEAD};
 use crate::wire::{IpView, UnreachableReason, unreachable};
 
 /// ICMP errors to local programs: at most this many at once, then one per [`ERROR_INTERVAL`] (RFC 4443, section 2.4 f).
@@ -88,6 +88,11 @@ impl Outbound {
             }
             if !fib.is_own(view.source) {
                 self.counters.drop_out_source.increment();
+                continue;
+            }
+            // The peer would take it for this agent's own word.
+            if view.protocol == CONTROL_NEXT_HEADER {
+                self.counters.drop_out_control.increment();
                 continue;
             }
             // 3. destination -> peer

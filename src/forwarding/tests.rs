@@ -91,8 +91,13 @@ impl Bench {
         let entry = FibPeer { id: id(2), ipv6: peer, ipv4: Some(ALIASES), trusted, flows, shared: Arc::new(shared) };
         let counters = Arc::new(Counters::default());
         Self {
-            fib: Fib::new(own, Some(ALIASES.own_here), None, [(index, Arc::new(entry))]),
-            inbound: Inbound::new(Arc::clone(&counters)),
+            fib: Fib::new(
+                own,
+                Some(ALIASES.own_here),
+                Some(crate::identity::DEFAULT_IPV4_RANGE),
+                [(index, Arc::new(entry))],
+            ),
+            inbound: Inbound::new(Arc::clone(&counters), &own_secret.public()),
             counters,
             socket,
             peer_socket,
@@ -203,7 +208,7 @@ fn without_consent_only_control_messages_pass_and_not_to_programs() {
     assert_eq!(bench.dropped("in_untrusted"), 1);
     let ping = ControlMessage::Ping { token: 1 }.emit(peer, own);
     assert!(bench.peer_sends(&ping).is_empty());
-    assert!(bench.notices.peers.contains(&Notice::Control { peer: id(2), packet: ping }));
+    assert!(bench.notices.peers.contains(&Notice::Control { peer: id(2), packet: ping, newest: true }));
     assert!(bench.fib.route(peer.into()).is_none());
 }
 
@@ -234,11 +239,58 @@ fn what_no_session_authenticates_is_counted_by_kind() {
     let mut unknown_index = vec![0; 64];
     unknown_index[0] = 4;
     bench.arrives(&unknown_index);
+    let mut response = vec![0; 92];
+    response[0] = 2;
+    bench.arrives(&response);
     let mut initiation = vec![0; 148];
     initiation[0] = 1;
     bench.arrives(&initiation);
-    assert_eq!((bench.dropped("in_unknown_kind"), bench.dropped("in_unknown_index")), (2, 1));
-    assert_eq!(bench.notices.strangers, 1);
+    bench.arrives(&[b"agn\x01\x01\0\0\0".as_slice(), &[0; 1300]].concat());
+    assert_eq!((bench.dropped("in_unknown_kind"), bench.dropped("in_unknown_index")), (2, 2));
+    assert_eq!((bench.dropped("handshake_invalid"), bench.dropped("introduction_invalid")), (1, 1));
+    assert_eq!(bench.notices.strangers, 0);
+    let (stranger, own) = (TunnelSecret::from_bytes([5; 32]), TunnelSecret::from_bytes([1; 32]));
+    let index = IndexTable::new().allocate(0, &mut TestRng::new(9));
+    let initiation = Tunnel::new(&stranger, &own.public(), index, Time::ZERO, None).initiate(Time::ZERO).unwrap();
+    bench.arrives(&initiation);
+    assert_eq!(bench.notices.strangers, 1, "what knows the key is looked at further");
+}
+
+#[test]
+fn no_session_runs_inside_another() {
+    let net = FakeNet::new();
+    let mut bench = Bench::new(true, None);
+    let overlay = net.socket(&["100.64.0.9".parse().unwrap()], 7).unwrap();
+    bench.socket = net.socket(&[address(HERE).ip()], 1000).unwrap();
+    bench.peer_socket = overlay;
+    let packet = udp(bench.peer.into(), bench.own.into(), 80);
+    assert!(bench.peer_sends(&packet).is_empty());
+    assert_eq!(bench.dropped("in_overlay"), 1);
+}
+
+#[test]
+fn a_confirmed_session_is_told_until_it_is_heard() {
+    struct Deaf;
+    impl NoticeSink for Deaf {
+        fn notice(&mut self, _: Notice) -> bool {
+            false
+        }
+        fn stranger(&mut self, _: StrangerDatagram) -> bool {
+            false
+        }
+    }
+    let mut bench = Bench::new(true, None);
+    bench.fib.route(bench.peer.into()).unwrap().shared.set_confirmed();
+    let packet = udp(bench.peer.into(), bench.own.into(), 80);
+    let mut sealed = [0; 512];
+    let len = bench.peer_tunnel.seal(Time::ZERO, &packet, &mut sealed).unwrap();
+    bench.peer_socket.send_to(&sealed[..len], address(HERE), None).unwrap();
+    let (mut received, mut packets) = (RecvBatch::new(), PacketBatch::new(1 << 20, 64));
+    bench.socket.recv_batch(&mut received).unwrap();
+    bench.inbound.process(Time::ZERO, &bench.fib, &mut received, &mut packets, &mut Deaf);
+    bench.peer_sends(&packet);
+    assert!(bench.notices.peers.contains(&Notice::SessionConfirmed { peer: id(2) }));
+    assert!(bench.notices.peers.contains(&Notice::Active { peer: id(2) }));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::limits::MAX_PINGS;
 use super::peer::{Asking, RecordSource};
 use super::report;
-use super::resolve::is_self;
+use super::resolve::{Among, is_self};
 use super::{Event, Node, Output, TimerKind};
 use crate::api::{self, Error, ErrorCode, TrustState};
 use crate::identity::{AgentId, Ticket};
@@ -74,15 +74,11 @@ impl Node {
         let grant = check_request(&body)?;
         let id = match Self::parse_ticket(body.peer.trim()) {
             Some(ticket) => self.learn_ticket(now, &ticket?)?,
-            None => self.resolve(&body.peer)?,
+            None => self.resolve(&body.peer, Among::All)?,
         };
         let Some(peer) = self.peers.get_mut(&id) else { return Err(internal()) };
-        if peer.record.is_expired(now.unix_s()) && peer.relation.state(now.unix_s()) != TrustState::Trusted {
-            return Err(Error::new(
-                ErrorCode::RecordExpired,
-                "what is known of that agent has expired",
-                "get a new ticket from it: `agentnet ticket` on its host",
-            ));
+        if peer.record.is_expired(now.unix_s()) && !peer.trusted {
+            return Err(expired());
         }
         let was_pending = peer.relation.state(now.unix_s()) == TrustState::Pending;
         peer.relation.request(now.unix_s(), grant);
@@ -100,6 +96,10 @@ impl Node {
         if id == self.id {
             return Err(is_self());
         }
+        let known = self.peers.get(&id).map_or(ticket.record(), |peer| &peer.record);
+        if ticket.record().is_expired(now.unix_s()) && known.is_expired(now.unix_s()) {
+            return Err(expired());
+        }
         if !self.learn_record(now, ticket.record().clone(), RecordSource::Ticket) {
             return Err(Error::new(
                 ErrorCode::LimitReached,
@@ -108,15 +108,15 @@ impl Node {
             ));
         }
         if let Some(peer) = self.peers.get_mut(&id) {
-            for address in ticket.addresses().iter().rev() {
-                peer.note_address(*address);
+            for address in ticket.addresses() {
+                peer.note_candidate(*address);
             }
         }
         Ok(id)
     }
 
     fn trust_approve(&mut self, now: Now, text: &str) -> Result<Reply, Error> {
-        let id = self.resolve(text)?;
+        let id = self.resolve(text, Among::All)?;
         let Some(peer) = self.peers.get_mut(&id) else { return Err(internal()) };
         if !peer.relation.theirs.is_yes() {
             return Err(no_request(id));
@@ -131,7 +131,7 @@ impl Node {
     }
 
     fn trust_reject(&mut self, now: Now, text: &str) -> Result<Reply, Error> {
-        let id = self.resolve(text)?;
+        let id = self.resolve(text, Among::All)?;
         let Some(peer) = self.peers.get_mut(&id) else { return Err(internal()) };
         match peer.relation.ours {
             Ours::Undecided if peer.relation.theirs.is_yes() => {}
@@ -153,7 +153,7 @@ impl Node {
     }
 
     fn trust_revoke(&mut self, now: Now, text: &str) -> Result<Reply, Error> {
-        let id = self.resolve(text)?;
+        let id = self.resolve(text, Among::All)?;
         let Some(peer) = self.peers.get(&id) else { return Err(internal()) };
         match peer.relation.ours {
             Ours::Granted => {}
@@ -183,7 +183,7 @@ impl Node {
     }
 
     fn ping(&mut self, now: Now, token: u64, text: &str, timeout: Duration) -> Result<Reply, Error> {
-        let id = self.resolve(text)?;
+        let id = self.resolve(text, Among::Related)?;
         let Some(peer) = self.peers.get(&id) else { return Err(internal()) };
         if !peer.trusted {
             return Err(Error::new(
@@ -279,6 +279,14 @@ fn no_request(id: AgentId) -> Error {
         ErrorCode::NoRequest,
         format!("{} has not asked for trust", id.short()),
         "`agentnet trust pending` lists requests; to ask it: `agentnet trust request TICKET`",
+    )
+}
+
+fn expired() -> Error {
+    Error::new(
+        ErrorCode::RecordExpired,
+        "what is known of that agent has expired",
+        "get a new ticket from it: `agentnet ticket` on its host; and check the clocks of both",
     )
 }
 

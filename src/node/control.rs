@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::limits::backoff;
+use super::limits::{HELLO_RATE, MESSAGE_RATE, backoff};
 use super::peer::{RecordSource, TheirAliases};
 use super::{Node, TimerKind, VERSIONS};
 use crate::identity::AgentId;
@@ -19,7 +19,11 @@ const MAX_HELLOS: u32 = 8;
 
 impl Node {
     /// A control message that the session proves to come from this peer.
-    pub(super) fn handle_control(&mut self, now: Now, id: AgentId, packet: &[u8]) {
+    pub(super) fn handle_control(&mut self, now: Now, id: AgentId, packet: &[u8], newest: bool) {
+        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
+        if !link.messages.take(now.time, MESSAGE_RATE) {
+            return self.counters.drop_control_rate.increment();
+        }
         let message = match ControlPacket::parse(packet) {
             Ok(packet) => packet.message,
             // A newer peer may say more than this version understands.
@@ -43,13 +47,19 @@ impl Node {
                 self.send_control(now, id, &ControlMessage::Pong { token });
             }
             ControlMessage::Pong { token } => self.pong_received(now, id, token),
-            ControlMessage::Goodbye { reason } => self.handle_goodbye(now, id, reason),
+            // One that was overtaken by a new session ends nothing.
+            ControlMessage::Goodbye { reason } if newest => self.handle_goodbye(now, id, reason),
+            ControlMessage::Goodbye { .. } => {}
         }
     }
 
     fn handle_hello(&mut self, now: Now, id: AgentId, hello: Hello) {
         if hello.record.id() != id {
             return self.counters.drop_control_invalid.increment();
+        }
+        let link = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut());
+        if !link.is_some_and(|link| link.hellos_received.take(now.time, HELLO_RATE)) {
+            return self.counters.drop_control_rate.increment();
         }
         let record_sequence = hello.record.record().sequence;
         self.learn_record(now, hello.record, RecordSource::Session);
@@ -113,6 +123,7 @@ impl Node {
     }
 
     pub(super) fn hello_timer(&mut self, now: Now, id: AgentId) {
+        self.check_record(now);
         let consent = self.consents(now, id);
         let own = self.ipv4();
         let Some(peer) = self.peers.get_mut(&id) else { return };

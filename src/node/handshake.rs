@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Node, Output, TimerKind};
 use crate::forwarding::{PeerPath, StrangerDatagram};
@@ -9,6 +10,9 @@ use crate::identity::AgentId;
 use crate::time::Now;
 use crate::tunnel::{CONTROL_OUTPUT_LEN, Initiation, OpenError, TunnelIndex, claimed_key, message_receiver};
 use crate::wire::classify::{DatagramKind, classify};
+
+/// How often what looks like a replay may make this side begin a handshake with the true peer.
+const STALE_ANSWER_INTERVAL: Duration = Duration::from_secs(300);
 
 impl Node {
     /// A datagram that no session authenticated. Whatever is wrong with it, nobody gets an answer.
@@ -82,8 +86,12 @@ impl Node {
     /// A peer whose clock went back cannot begin a handshake: every initiation of it looks like a replay. If nothing
     /// works between us, this side begins one, to the addresses it knows; a real replay gains nothing by that.
     fn stale_initiation(&mut self, now: Now, id: AgentId) {
-        let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) else { return };
-        if !link.shared.tunnel.lock().has_session(now.time) || link.stopped {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(link) = &peer.link else { return };
+        let works = link.shared.tunnel.lock().has_session(now.time) && !link.stopped;
+        let lately = peer.stale_answered.is_some_and(|at| now.time.since(at) < STALE_ANSWER_INTERVAL);
+        if !works && !lately {
+            peer.stale_answered = Some(now.time);
             self.start_handshake(now, id);
         }
     }

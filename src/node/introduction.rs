@@ -20,9 +20,14 @@ const FIRST_RESEND: Duration = Duration::from_millis(500);
 /// be off; nothing is gained by asking more often.
 const LONGEST_RESEND: Duration = Duration::from_secs(60);
 
+/// Introductions whose time is further from this host's clock are refused, milliseconds: a week covers a clock without
+/// a battery that was set by hand.
+const LONGEST_DELAY_MS: u64 = 7 * 24 * 3600 * 1000;
+
 impl Node {
     /// Asks (again) for trust.
     pub(super) fn introduction_timer(&mut self, now: Now, id: AgentId) {
+        self.check_record(now);
         let candidates = self.own_transport_addresses();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let attempt = peer.asking.attempts;
@@ -77,8 +82,11 @@ impl Node {
             }
         };
         let id = introduction.record.id();
+        // Whom nothing is remembered of could otherwise be spoken for with an old recording.
+        let age_ms = now.unix_ms.abs_diff(introduction.time_ms);
+        let stale = age_ms > LONGEST_DELAY_MS || introduction.record.is_expired(now.unix_s());
         let readable = introduction.request.ports.as_ref().is_none_or(|ports| ports.parse::<PortSpec>().is_ok());
-        if id == self.id || !readable {
+        if id == self.id || stale || !readable {
             return self.counters.drop_introduction_invalid.increment();
         }
         let refused =
@@ -93,16 +101,10 @@ impl Node {
     }
 
     fn introduction_verified(&mut self, now: Now, id: AgentId, introduction: Introduction, source: SocketAddr) {
-        let request = Request {
-            reason: introduction.reason,
-            time_ms: introduction.time_ms,
-            received: now.unix_s(),
-            from: Some(source),
-        };
+        let time_ms = introduction.time_ms;
+        let request = Request { reason: introduction.reason, received: now.unix_s(), from: Some(source) };
         let grant = Grant { ports: introduction.request.ports, ttl_s: introduction.request.ttl_s };
-        let replay = self.peers.get(&id).is_some_and(|peer| {
-            peer.relation.request_received().is_some_and(|earlier| earlier.time_ms >= request.time_ms)
-        });
+        let replay = self.peers.get(&id).is_some_and(|peer| peer.last_introduction_ms >= time_ms);
         if replay {
             return self.counters.drop_introduction_replay.increment();
         }
@@ -111,9 +113,10 @@ impl Node {
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let before = peer.relation.state(now.unix_s());
+        peer.last_introduction_ms = time_ms;
         peer.relation.introduction_received(now.unix_s(), request, grant);
-        for candidate in introduction.candidates.into_iter().rev().chain([source]) {
-            peer.note_address(candidate);
+        for candidate in std::iter::once(source).chain(introduction.candidates) {
+            peer.note_candidate(candidate);
         }
         let after = peer.relation.state(now.unix_s());
         self.counters.introductions.increment();

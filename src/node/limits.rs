@@ -32,6 +32,10 @@ pub(super) const INITIATION_RATES: Rates = Rates { per_network: 20, total: 100 }
 pub(super) const INTRODUCTION_RATES: Rates = Rates { per_network: 4, total: 20 };
 /// Initiations from an address at which a trusted peer is known: they pass whatever strangers send.
 pub(super) const KNOWN_INITIATION_RATES: Rates = Rates { per_network: 50, total: 1000 };
+/// Control messages from one peer: enough for pings from many programs, 1 % of a core.
+pub(super) const MESSAGE_RATE: u32 = 500;
+/// Hellos from one peer. Each costs a signature check and may cost a write to disk; one per change is enough.
+pub(super) const HELLO_RATE: u32 = 4;
 /// Networks counted at once. When more send, the idle ones are forgotten, and if there are none, newcomers wait.
 const MAX_NETWORKS: usize = 1024;
 
@@ -43,15 +47,16 @@ pub(super) struct RateLimiter {
     networks: HashMap<[u8; 6], Bucket>,
 }
 
+/// Tokens that come back at a rate, up to as many as one second brings.
 #[derive(Debug, Clone, Copy)]
-struct Bucket {
+pub(super) struct Bucket {
     tokens: u32,
     refilled: Time,
 }
 
 impl RateLimiter {
     pub(super) fn new(rates: Rates) -> Self {
-        Self { rates, total: Bucket { tokens: rates.total, refilled: Time::ZERO }, networks: HashMap::new() }
+        Self { rates, total: Bucket::full(Time::ZERO, rates.total), networks: HashMap::new() }
     }
 
     /// Whether one more from this source passes now.
@@ -64,15 +69,20 @@ impl RateLimiter {
                 return false;
             }
         }
-        let full = Bucket { tokens: self.rates.per_network, refilled: now };
-        let bucket = self.networks.entry(network).or_insert(full);
+        let bucket = self.networks.entry(network).or_insert(Bucket::full(now, self.rates.per_network));
         // A network over its own limit must not use up what is there for all.
         bucket.take(now, self.rates.per_network) && self.total.take(now, self.rates.total)
     }
 }
 
 impl Bucket {
-    fn take(&mut self, now: Time, rate: u32) -> bool {
+    /// With all its tokens.
+    pub(super) fn full(now: Time, rate: u32) -> Self {
+        Self { tokens: rate, refilled: now }
+    }
+
+    /// Takes a token, of `rate` a second, if there is one.
+    pub(super) fn take(&mut self, now: Time, rate: u32) -> bool {
         self.refill(now, rate);
         self.tokens.checked_sub(1).is_some_and(|left| {
             self.tokens = left;

@@ -200,6 +200,12 @@ impl Node {
         self.id
     }
 
+    /// Its tunnel key.
+    #[must_use]
+    pub fn tunnel_key(&self) -> TunnelPublic {
+        self.record.record().tunnel_key
+    }
+
     /// Its overlay address.
     #[must_use]
     pub fn ipv6(&self) -> Ipv6Addr {
@@ -254,7 +260,8 @@ impl Node {
             Notice::HandshakeBegun { peer } => self.handshake_begun(now, peer),
             Notice::SessionConfirmed { peer } => self.session_established(now, peer),
             Notice::Roamed { peer, source, local_ip } => self.peer_roamed(now, peer, source, local_ip),
-            Notice::Control { peer, packet } => self.handle_control(now, peer, &packet),
+            Notice::Control { peer, packet, newest } => self.handle_control(now, peer, &packet, newest),
+            Notice::HandshakeAnswer(datagram) => self.handle_stranger(now, &datagram),
         }
     }
 
@@ -263,7 +270,7 @@ impl Node {
             TimerKind::Tunnel(peer) => self.tunnel_timer(now, peer),
             TimerKind::Hello(peer) => self.hello_timer(now, peer),
             TimerKind::Introduction(peer) => self.introduction_timer(now, peer),
-            TimerKind::TrustExpiry(peer) => self.trust_changed(now, peer),
+            TimerKind::Trust(peer) => self.trust_changed(now, peer),
             TimerKind::Ping(token) => self.ping_expired(token),
             TimerKind::RecordRenewal => self.renew_record(now),
         }
@@ -277,6 +284,14 @@ impl Node {
         self.local_addresses = addresses;
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             self.local_addresses_changed(now, id);
+        }
+    }
+
+    /// Renews the record if its end is not plausible: it was made with a clock that has been set since.
+    fn check_record(&mut self, now: Now) {
+        let left = self.record.record().expires.saturating_sub(now.unix_s());
+        if left == 0 || left > RECORD_LIFETIME.as_secs() {
+            self.renew_record(now);
         }
     }
 

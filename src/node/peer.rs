@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
-use super::limits::MAX_ADDRESSES;
+use super::limits::{Bucket, HELLO_RATE, MAX_ADDRESSES, MESSAGE_RATE};
 use super::stored::StoredPeer;
 use super::{Node, Output, TimerKind};
 use crate::api::TrustState;
@@ -29,6 +29,9 @@ use crate::time::{Now, Time};
 use crate::trust::{Relation, Theirs};
 use crate::tunnel::{CONTROL_OUTPUT_LEN, Initiation, Tunnel, TunnelIndex};
 use crate::wire::WIREGUARD_OVERHEAD;
+
+/// How long a peer waits for its link when the wall clock stands before 1970.
+const CLOCK_RETRY: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Where a record came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -60,6 +63,10 @@ pub(super) struct Peer {
     pub(super) ipv4: Option<Ipv4Aliases>,
     pub(super) flows: Option<Arc<Mutex<FlowTable>>>,
     pub(super) last_initiation: Option<Initiation>,
+    /// Time of the newest introduction from it, by its clock, milliseconds since 1970. Older ones are replays.
+    pub(super) last_introduction_ms: u64,
+    /// When an initiation of it that looked like a replay last made this side begin a handshake.
+    pub(super) stale_answered: Option<Time>,
     pub(super) link: Option<Link>,
     pub(super) asking: Asking,
 }
@@ -91,6 +98,10 @@ pub(super) struct Link {
     /// Hellos sent since the last one that was acknowledged.
     pub(super) hellos: u32,
     pub(super) hello_acknowledged: bool,
+    /// What it may still say inside the session.
+    pub(super) messages: Bucket,
+    /// What it may still say of itself, which costs more.
+    pub(super) hellos_received: Bucket,
     /// The peer said that it stops.
     pub(super) stopped: bool,
 }
@@ -122,6 +133,8 @@ impl Peer {
             ipv4: None,
             flows: None,
             last_initiation: None,
+            last_introduction_ms: 0,
+            stale_answered: None,
             link: None,
             asking: Asking::default(),
         }
@@ -141,7 +154,15 @@ impl Peer {
         Some((link.index, Arc::new(entry)))
     }
 
-    /// Notes where it can be reached, as the most promising address. Returns whether that is news.
+    /// Notes where it may be reached, as it says itself: behind the addresses that are known to work.
+    pub(super) fn note_candidate(&mut self, address: SocketAddr) {
+        if is_usable(address) && !self.addresses.contains(&address) {
+            self.addresses.truncate(MAX_ADDRESSES - 1);
+            self.addresses.push(address);
+        }
+    }
+
+    /// Notes where an authenticated packet of it came from, as the most promising address. Returns whether that is news.
     pub(super) fn note_address(&mut self, address: SocketAddr) -> bool {
         if self.addresses.first() == Some(&address) || !is_usable(address) {
             return false;
@@ -179,6 +200,7 @@ impl Peer {
             alias: self.alias,
             their_aliases: self.their_aliases,
             last_initiation: self.last_initiation,
+            last_introduction_ms: self.last_introduction_ms,
         }
     }
 }
@@ -203,6 +225,7 @@ impl Node {
             peer.addresses = stored.addresses;
             peer.their_aliases = stored.their_aliases;
             peer.last_initiation = stored.last_initiation;
+            peer.last_introduction_ms = stored.last_introduction_ms;
             // A stored alias that no longer fits the range is replaced when trust is looked at below.
             if let (Some(aliases), Some(alias)) = (&mut self.aliases, stored.alias) {
                 peer.alias = aliases.insert_stored(peer.id, alias).ok();
@@ -259,7 +282,7 @@ impl Node {
             .map(|at| now.time + std::time::Duration::from_secs(at.saturating_sub(unix_s)));
         let asks = state == TrustState::Requested && peer.relation.theirs == Theirs::Nothing;
         let linked = peer.link.is_some();
-        self.timers.set(TimerKind::TrustExpiry(id), expires);
+        self.timers.set(TimerKind::Trust(id), expires);
         if admitted {
             self.assign_alias(id);
             if !linked {
@@ -278,9 +301,18 @@ impl Node {
     }
 
     fn link(&mut self, now: Now, id: AgentId) {
+        let Some(key) = self.peers.get(&id).map(|peer| peer.record.record().tunnel_key) else { return };
+        // A session needs the wall clock, and the library panics on one before 1970.
+        if now.unix_ms == 0 {
+            self.timers.set(TimerKind::Trust(id), Some(now.time + CLOCK_RETRY));
+            return;
+        }
+        if !self.may_use_key(id, key) {
+            tracing::warn!(peer = %id.short(), "its tunnel key is this agent's or another peer's: not connected");
+            return;
+        }
         let index = self.indices.allocate(id, &mut *self.rng);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let key = peer.record.record().tunnel_key;
         let tunnel = Tunnel::new(&self.tunnel_secret, &key, index, now.time, peer.last_initiation.as_ref());
         peer.link = Some(Link {
             index,
@@ -295,10 +327,27 @@ impl Node {
             time_to_direct_ms: None,
             hellos: 0,
             hello_acknowledged: false,
+            messages: Bucket::full(now.time, MESSAGE_RATE),
+            hellos_received: Bucket::full(now.time, HELLO_RATE),
             stopped: false,
         });
         self.by_tunnel_key.insert(key, id);
         self.fib_changed = true;
+    }
+
+    /// Whether a peer may be linked under a tunnel key. Anybody can put anybody's key into its record, but only the
+    /// owner can complete a session: who has not gives way.
+    fn may_use_key(&mut self, id: AgentId, key: TunnelPublic) -> bool {
+        if key == self.record.record().tunnel_key {
+            return false;
+        }
+        let Some(holder) = self.by_tunnel_key.get(&key).copied().filter(|holder| *holder != id) else { return true };
+        let link = self.peers.get(&holder).and_then(|peer| peer.link.as_ref());
+        let proved = link.is_some_and(|link| link.established.is_some());
+        if !proved {
+            self.unlink(holder);
+        }
+        !proved
     }
 
     pub(super) fn unlink(&mut self, id: AgentId) {
@@ -317,7 +366,7 @@ impl Node {
     pub(super) fn forget(&mut self, id: AgentId) {
         self.unlink(id);
         self.timers.set(TimerKind::Introduction(id), None);
-        self.timers.set(TimerKind::TrustExpiry(id), None);
+        self.timers.set(TimerKind::Trust(id), None);
         if let Some(aliases) = &mut self.aliases {
             aliases.remove(&id);
         }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::Node;
 use super::peer::{Link, Peer, RecordSource};
+use super::resolve::Among;
 use crate::api::{
     Identity, KnownPeer, PathKind, PathStatus, PeerStatus, Peers, TrustEntry, TrustList, TrustState, Verdict, Why,
     WhyStep,
@@ -28,10 +29,16 @@ impl Node {
     }
 
     /// A ticket with what this agent says of itself now; `None` while there is no address it could carry.
-    #[must_use]
-    pub fn ticket(&self) -> Option<Ticket> {
+    pub fn ticket(&mut self, now: Now) -> Option<Ticket> {
+        self.check_record(now);
         let addresses = self.own_transport_addresses();
         Ticket::new(self.record.clone(), addresses).ok().filter(|ticket| !ticket.addresses().is_empty())
+    }
+
+    /// Whether this host has an address that others might reach it at.
+    #[must_use]
+    pub fn has_address(&self) -> bool {
+        !self.local_addresses.is_empty()
     }
 
     /// Every agent there is a relation with, for `status`.
@@ -60,7 +67,7 @@ impl Node {
     /// # Errors
     /// When the text names no agent.
     pub fn why(&self, now: Now, text: &str) -> Result<Why, crate::api::Error> {
-        let id = self.resolve(text)?;
+        let id = self.resolve(text, Among::Related)?;
         let peer = self.peers.get(&id).ok_or_else(|| {
             crate::api::Error::new(
                 crate::api::ErrorCode::PeerNotFound,
@@ -113,8 +120,9 @@ impl Node {
             hint: hint.to_owned(),
         };
         let Some(link) = &peer.link else {
-            steps.push(step("session", false, "no tunnel".to_owned(), None));
-            return answer(Verdict::Unreachable, steps, "no_tunnel", "restart the agent and report this");
+            steps.push(step("session", false, "its tunnel key is that of another trusted peer".to_owned(), None));
+            let hint = "one of the two is not what it says: compare agent ids with their owners";
+            return answer(Verdict::Unreachable, steps, "tunnel_key_taken", hint);
         };
         let tunnel = link.shared.tunnel.lock();
         let (live, handshaking) = (tunnel.has_session(now.time), tunnel.is_handshaking());

@@ -5,9 +5,25 @@ use std::net::IpAddr;
 use super::Node;
 use crate::api::{Error, ErrorCode};
 use crate::identity::{AgentId, Ticket, TicketError};
+use crate::trust::Ours;
 
 /// A prefix this short names too many agents by accident.
 const MIN_PREFIX: usize = 6;
+
+/// Whose names count. Anybody can introduce itself under any name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Among {
+    /// Of agents this side said yes to at some time. What they call themselves has not changed without a session.
+    Related,
+    /// Of all, where the user decides on requests.
+    All,
+}
+
+impl Among {
+    fn covers(self, ours: &Ours) -> bool {
+        self == Self::All || matches!(ours, Ours::Granted | Ours::Revoked)
+    }
+}
 
 impl Node {
     /// The ticket a text is meant to be; `None` when it is meant to be something else.
@@ -23,8 +39,9 @@ impl Node {
         }
     }
 
-    /// The one known agent a text names.
-    pub(super) fn resolve(&self, text: &str) -> Result<AgentId, Error> {
+    /// The one known agent a text names. A name is what an agent calls itself, so it never takes precedence over a
+    /// prefix of somebody else's id: where both match, the text is ambiguous.
+    pub(super) fn resolve(&self, text: &str, among: Among) -> Result<AgentId, Error> {
         let text = text.trim();
         if let Some(ticket) = Self::parse_ticket(text) {
             return self.known(ticket?.record().id(), text);
@@ -35,9 +52,16 @@ impl Node {
         if let Ok(address) = text.parse::<IpAddr>() {
             return self.resolve_address(address, text);
         }
-        let named: Vec<_> = self.peers.values().filter(|peer| peer.name().as_deref() == Some(text)).collect();
-        let matches: Vec<AgentId> =
-            if named.is_empty() { self.resolve_prefix(text) } else { named.iter().map(|peer| peer.id).collect() };
+        let by_prefix = text.len() >= MIN_PREFIX;
+        let matches: Vec<AgentId> = self
+            .peers
+            .values()
+            .filter(|peer| {
+                let named = among.covers(&peer.relation.ours) && peer.name().as_deref() == Some(text);
+                named || (by_prefix && peer.id.to_string().starts_with(text))
+            })
+            .map(|peer| peer.id)
+            .collect();
         match matches.as_slice() {
             [id] => Ok(*id),
             [] => Err(not_found(text)),
@@ -64,13 +88,6 @@ impl Node {
             IpAddr::V6(peer.ipv6) == address || peer.alias.is_some_and(|alias| IpAddr::V4(alias) == address)
         });
         found.map(|peer| peer.id).ok_or_else(|| not_found(text))
-    }
-
-    fn resolve_prefix(&self, text: &str) -> Vec<AgentId> {
-        if text.len() < MIN_PREFIX {
-            return Vec::new();
-        }
-        self.peers.keys().filter(|id| id.to_string().starts_with(text)).copied().collect()
     }
 }
 

@@ -33,6 +33,8 @@ pub struct StoredPeer {
     pub their_aliases: Option<TheirAliases>,
     /// The last handshake initiation accepted from it; older ones are replays.
     pub last_initiation: Option<Initiation>,
+    /// Time of the newest introduction from it, by its clock, milliseconds since 1970.
+    pub last_introduction_ms: u64,
 }
 
 /// Why a row cannot be read.
@@ -59,6 +61,7 @@ struct Row {
     alias: Option<Ipv4Addr>,
     their_aliases: Option<TheirAliases>,
     last_initiation: Option<Vec<u8>>,
+    last_introduction_ms: u64,
 }
 
 impl StoredPeer {
@@ -80,6 +83,7 @@ impl StoredPeer {
             alias: self.alias,
             their_aliases: self.their_aliases,
             last_initiation: self.last_initiation.map(|initiation| initiation.to_vec()),
+            last_introduction_ms: self.last_introduction_ms,
         };
         // Serialising plain data into memory has no way to fail.
         postcard::to_extend(&row, vec![VERSION]).unwrap_or_default()
@@ -108,6 +112,7 @@ impl StoredPeer {
             alias: row.alias,
             their_aliases: row.their_aliases,
             last_initiation,
+            last_introduction_ms: row.last_introduction_ms,
         })
     }
 }

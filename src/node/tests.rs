@@ -1,6 +1,7 @@
 use super::*;
 use crate::identity::test_rng::TestRng;
 use crate::node::peer::RecordSource;
+use crate::node::resolve::Among;
 use crate::trust::{Grant, Relation, Request, Theirs};
 
 /// A row as it may be stored of the agent with this key.
@@ -16,7 +17,7 @@ pub(crate) fn stored_for_tests(key: &IdentityKey) -> StoredPeer {
         versions: VERSIONS,
     };
     let mut relation = Relation::default();
-    let request = Request { reason: "why not".into(), time_ms: 5, received: 6, from: "192.0.2.1:9".parse().ok() };
+    let request = Request { reason: "why not".into(), received: 6, from: "192.0.2.1:9".parse().ok() };
     relation.introduction_received(6, request, Grant { ports: Some("tcp/22".into()), ttl_s: Some(9) });
     StoredPeer {
         record: SignedRecord::sign(key, record).unwrap(),
@@ -27,6 +28,7 @@ pub(crate) fn stored_for_tests(key: &IdentityKey) -> StoredPeer {
         alias: Some(Ipv4Addr::new(100, 64, 0, 99)),
         their_aliases: None,
         last_initiation: Some([3; 148]),
+        last_introduction_ms: 5,
     }
 }
 
@@ -78,20 +80,20 @@ fn damaged_rows_are_refused_and_never_panic() {
 
 #[test]
 fn peers_are_found_by_every_form_of_their_name() {
-    let node = node(peers(1));
+    let mut node = node(peers(1));
     let id = IdentityKey::from_seed([1; 32]).id();
     let ipv6 = overlay_ipv6(&id).to_string();
     for text in [id.to_string(), id.short(), "stored".into(), ipv6, format!(" {id} ")] {
-        assert_eq!(node.resolve(&text).unwrap(), id, "{text}");
+        assert_eq!(node.resolve(&text, Among::All).unwrap(), id, "{text}");
     }
     use crate::api::ErrorCode;
-    let code = |text: &str| node.resolve(text).unwrap_err().code;
+    let ticket = node.ticket(now()).unwrap().to_string();
+    let code = |text: &str| node.resolve(text, Among::All).unwrap_err().code;
     assert_eq!(code("nobody"), ErrorCode::PeerNotFound);
     assert_eq!(code(&id.to_string()[..5]), ErrorCode::PeerNotFound);
     assert_eq!(code(&node.id().to_string()), ErrorCode::PeerIsSelf);
     assert_eq!(code(&node.ipv6().to_string()), ErrorCode::PeerIsSelf);
     assert_eq!(code(&node.ipv4().unwrap().to_string()), ErrorCode::PeerIsSelf);
-    let ticket = node.ticket().unwrap().to_string();
     assert_eq!(code(&ticket), ErrorCode::PeerIsSelf);
     assert_eq!(code(&ticket[..ticket.len() - 3]), ErrorCode::TicketInvalid);
 }
@@ -99,7 +101,7 @@ fn peers_are_found_by_every_form_of_their_name() {
 #[test]
 fn a_name_that_two_peers_have_is_ambiguous() {
     let node = node(peers(2));
-    assert_eq!(node.resolve("stored").unwrap_err().code, crate::api::ErrorCode::PeerAmbiguous);
+    assert_eq!(node.resolve("stored", Among::All).unwrap_err().code, crate::api::ErrorCode::PeerAmbiguous);
 }
 
 #[test]
@@ -165,8 +167,8 @@ fn every_change_is_stored_before_anything_is_sent() {
 fn a_new_record_of_a_peer_with_another_tunnel_key_takes_over() {
     let key = IdentityKey::from_seed([1; 32]);
     let mut row = stored_for_tests(&key);
-    row.relation.approve(6);
     row.relation.grant = Grant::default();
+    row.relation.approve(6);
     let mut node = node(vec![row.clone()]);
     let mut record = row.record.record().clone();
     record.sequence += 1;
@@ -179,6 +181,50 @@ fn a_new_record_of_a_peer_with_another_tunnel_key_takes_over() {
     // The older one changes nothing.
     assert!(node.learn_record(now(), row.record, RecordSource::Ticket));
     assert_eq!(node.by_tunnel_key.get(&new_key), Some(&key.id()));
+}
+
+#[test]
+fn a_stranger_named_like_another_agent_takes_nothing() {
+    let (victim, stranger) = (IdentityKey::from_seed([1; 32]), IdentityKey::from_seed([2; 32]));
+    let mut trusted = stored_for_tests(&victim);
+    trusted.relation.approve(6);
+    let mut pending = stored_for_tests(&stranger);
+    let mut record = pending.record.record().clone();
+    // A short id is a well-formed name.
+    record.name = Some(victim.id().short().parse().unwrap());
+    pending.record = SignedRecord::sign(&stranger, record).unwrap();
+    let node = node(vec![trusted, pending]);
+    let short = victim.id().short();
+    assert_eq!(node.resolve(&short, Among::Related).unwrap(), victim.id());
+    assert_eq!(node.resolve(&short, Among::All).unwrap_err().code, crate::api::ErrorCode::PeerAmbiguous);
+}
+
+#[test]
+fn nobody_takes_the_tunnel_key_of_another() {
+    let (victim, thief) = (IdentityKey::from_seed([1; 32]), IdentityKey::from_seed([2; 32]));
+    let mut rows = [stored_for_tests(&victim), stored_for_tests(&thief)];
+    for row in &mut rows {
+        row.relation.grant = Grant::default();
+        row.relation.approve(6);
+    }
+    let key = rows[0].record.record().tunnel_key;
+    let mut node = node(rows.to_vec());
+    let steal = |node: &mut Node, sequence, key| {
+        let mut record = rows[1].record.record().clone();
+        (record.sequence, record.tunnel_key) = (sequence, key);
+        let record = SignedRecord::sign(&thief, record).unwrap();
+        node.learn_record(now(), record, RecordSource::Session);
+    };
+    // The victim has proved its key.
+    node.peers.get_mut(&victim.id()).unwrap().link.as_mut().unwrap().established = Some(Time::ZERO);
+    steal(&mut node, 100, key);
+    assert_eq!(node.by_tunnel_key.get(&key), Some(&victim.id()));
+    assert!(node.peers[&thief.id()].link.is_none());
+    assert_eq!(node.why(now(), &thief.id().to_string()).unwrap().reason_code, "tunnel_key_taken");
+    // Nor this agent's own.
+    let own = node.tunnel_key();
+    steal(&mut node, 101, own);
+    assert_eq!(node.by_tunnel_key.get(&own), None);
 }
 
 #[test]

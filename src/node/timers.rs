@@ -14,8 +14,8 @@ pub enum TimerKind {
     Hello(AgentId),
     /// Sending the introduction again to a peer that has not answered.
     Introduction(AgentId),
-    /// Trust in one peer runs out.
-    TrustExpiry(AgentId),
+    /// Trust in one peer runs out, or is to be looked at again.
+    Trust(AgentId),
     /// An echo stays unanswered.
     Ping(u64),
     /// This agent's own record is to be renewed.

@@ -14,6 +14,9 @@ const TCP_IDLE: Duration = Duration::from_secs(7440);
 /// A UDP flow without a packet for this long is forgotten (RFC 4787, REQ-5: at least 2 minutes, 5 recommended).
 const UDP_IDLE: Duration = Duration::from_secs(300);
 
+/// How often a full table is searched for flows that ended.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Which way a packet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -37,6 +40,7 @@ pub enum Verdict {
 pub struct FlowTable {
     ports: PortSpec,
     last_seen: HashMap<Flow, Time>,
+    swept: Time,
 }
 
 /// Ports from this host's side; both address families share a table, as both belong to the same peer.
@@ -52,7 +56,7 @@ impl FlowTable {
     /// No flows yet; only the given ports may be opened, in either direction.
     #[must_use]
     pub fn new(ports: PortSpec) -> Self {
-        Self { ports, last_seen: HashMap::new() }
+        Self { ports, last_seen: HashMap::new(), swept: Time::ZERO }
     }
 
     /// The ports that may be opened.
@@ -90,7 +94,9 @@ impl FlowTable {
     }
 
     fn make_room(&mut self, now: Time) -> bool {
-        if self.last_seen.len() >= MAX_FLOWS {
+        // A full table is looked through at most this often: refusing must stay cheap.
+        if self.last_seen.len() >= MAX_FLOWS && now.since(self.swept) >= SWEEP_INTERVAL {
+            self.swept = now;
             self.last_seen.retain(|flow, seen| now.since(*seen) < idle_limit(flow.protocol));
         }
         self.last_seen.len() < MAX_FLOWS

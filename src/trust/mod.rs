@@ -71,8 +71,6 @@ impl Theirs {
 pub struct Request {
     /// What the user on the other side gave as a reason.
     pub reason: String,
-    /// When the other side made it, by its clock, milliseconds since 1970. Older introductions are replays.
-    pub time_ms: u64,
     /// When it arrived, seconds since 1970.
     pub received: u64,
     /// Where it came from.
@@ -90,6 +88,8 @@ pub struct Relation {
     pub grant: Grant,
     /// When [`state`](Self::state) last changed by somebody's word, seconds since 1970.
     pub since: u64,
+    /// When this side's yes ends, seconds since 1970; set when both first agreed.
+    expires: Option<u64>,
 }
 
 impl Relation {
@@ -101,8 +101,8 @@ impl Relation {
             (Ours::Undecided, _) => TrustState::Pending,
             (Ours::Rejected, _) => TrustState::Rejected,
             (Ours::Revoked, _) => TrustState::Revoked,
-            (Ours::Granted, Theirs::Nothing | Theirs::Withdrawn) => TrustState::Requested,
             (Ours::Granted, _) if self.has_expired(unix_s) => TrustState::None,
+            (Ours::Granted, Theirs::Nothing | Theirs::Withdrawn) => TrustState::Requested,
             (Ours::Granted, _) => TrustState::Trusted,
         }
     }
@@ -117,8 +117,7 @@ impl Relation {
     /// jumps ahead and back destroys nothing.
     #[must_use]
     pub fn expires(&self) -> Option<u64> {
-        let agreed = self.ours == Ours::Granted && self.theirs.is_yes();
-        self.grant.ttl_s.filter(|_| agreed).map(|ttl| self.since.saturating_add(ttl))
+        self.expires.filter(|_| self.ours == Ours::Granted)
     }
 
     fn has_expired(&self, unix_s: u64) -> bool {
@@ -133,12 +132,16 @@ impl Relation {
         self.ours = Ours::Granted;
         self.grant = grant;
         self.since = unix_s;
+        self.expires = None;
+        self.agreed(unix_s);
     }
 
     /// This side says yes to a request.
     pub fn approve(&mut self, unix_s: u64) {
         self.ours = Ours::Granted;
         self.since = unix_s;
+        self.expires = None;
+        self.agreed(unix_s);
     }
 
     /// This side says no to a request.
@@ -153,27 +156,24 @@ impl Relation {
         self.since = unix_s;
     }
 
-    /// An introduction of the other side arrived and verified. Returns whether anything changed.
-    pub fn introduction_received(&mut self, unix_s: u64, request: Request, grant: Grant) -> bool {
-        if let Theirs::Asked(earlier) = &self.theirs
-            && earlier.time_ms >= request.time_ms
-        {
-            return false;
+    /// An introduction of the other side arrived and verified, newer than any before.
+    pub fn introduction_received(&mut self, unix_s: u64, request: Request, grant: Grant) {
+        if self.has_expired(unix_s) {
+            // What was agreed is over. This is a new request, and waits for a new decision.
+            *self = Self::default();
         }
         match self.ours {
-            Ours::Rejected | Ours::Revoked => return false,
-            Ours::Undecided => {
-                if !self.theirs.is_yes() {
-                    self.since = unix_s;
-                }
-                // Nobody agreed to anything yet: what the newest request asks for is what will be approved.
+            Ours::Rejected | Ours::Revoked => return,
+            // Only the first request names what will be approved: what a user was shown must be what a user approves.
+            Ours::Undecided if !self.theirs.is_yes() => {
                 self.grant = grant;
+                self.since = unix_s;
             }
             Ours::Granted if !self.theirs.is_yes() => self.since = unix_s,
-            Ours::Granted => {}
+            Ours::Undecided | Ours::Granted => {}
         }
         self.theirs = Theirs::Asked(request);
-        true
+        self.agreed(unix_s);
     }
 
     /// The other side stated its consent inside a session. Returns whether anything changed.
@@ -183,7 +183,16 @@ impl Relation {
         }
         self.theirs = if consent { Theirs::Granted } else { Theirs::Withdrawn };
         self.since = unix_s;
+        self.agreed(unix_s);
         true
+    }
+
+    /// Sets the end when both agree for the first time since this side's word. Nothing the other side does later, such
+    /// as taking its yes back and giving it again, moves it.
+    fn agreed(&mut self, unix_s: u64) {
+        if self.ours == Ours::Granted && self.theirs.is_yes() && self.expires.is_none() {
+            self.expires = self.grant.ttl_s.map(|ttl| unix_s.saturating_add(ttl));
+        }
     }
 
     /// The request that waits for this side's decision.

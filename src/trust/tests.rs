@@ -1,14 +1,14 @@
 use super::*;
 
-fn request(time_ms: u64) -> Request {
-    Request { reason: "tests".into(), time_ms, received: 0, from: None }
+fn request() -> Request {
+    Request { reason: "tests".into(), received: 0, from: None }
 }
 
 #[test]
 fn both_must_say_yes() {
     let mut relation = Relation::default();
     assert_eq!(relation.state(0), TrustState::None);
-    assert!(relation.introduction_received(1, request(1), Grant::default()));
+    relation.introduction_received(1, request(), Grant::default());
     assert_eq!(relation.state(1), TrustState::Pending);
     assert!(!relation.admits_session(1));
     relation.approve(2);
@@ -27,33 +27,26 @@ fn both_must_say_yes() {
 #[test]
 fn a_no_stands_against_new_requests() {
     let mut relation = Relation::default();
-    relation.introduction_received(1, request(1), Grant::default());
+    relation.introduction_received(1, request(), Grant::default());
     relation.reject(2);
-    assert!(!relation.introduction_received(3, request(3), Grant::default()));
+    relation.introduction_received(3, request(), Grant::default());
     assert_eq!(relation.state(3), TrustState::Rejected);
     relation.approve(4);
     relation.revoke(5);
-    assert!(!relation.introduction_received(6, request(6), Grant::default()));
+    relation.introduction_received(6, request(), Grant::default());
     assert_eq!(relation.state(6), TrustState::Revoked);
     assert!(!relation.admits_session(6));
-}
-
-#[test]
-fn a_replayed_introduction_changes_nothing() {
-    let mut relation = Relation::default();
-    assert!(relation.introduction_received(1, request(9), Grant::default()));
-    assert!(!relation.introduction_received(2, request(9), Grant::default()));
-    assert!(!relation.introduction_received(2, request(8), Grant::default()));
-    assert!(relation.introduction_received(2, request(10), Grant::default()));
 }
 
 #[test]
 fn a_later_request_cannot_widen_what_was_agreed() {
     let narrow = Grant { ports: Some("tcp/22".into()), ttl_s: Some(10) };
     let mut relation = Relation::default();
-    relation.introduction_received(1, request(1), narrow.clone());
+    relation.introduction_received(1, request(), narrow.clone());
+    relation.introduction_received(1, request(), Grant::default());
+    assert_eq!(relation.grant, narrow, "what was shown is what is approved");
     relation.approve(2);
-    relation.introduction_received(3, request(3), Grant::default());
+    relation.introduction_received(3, request(), Grant::default());
     assert_eq!(relation.grant, narrow);
     assert_eq!(relation.expires(), Some(12));
 }
@@ -69,6 +62,34 @@ fn trust_runs_out_and_survives_a_clock_that_jumps_ahead() {
     assert_eq!(relation.state(120), TrustState::Trusted);
     relation.request(200, Grant::default());
     assert_eq!(relation.state(200), TrustState::Requested);
+}
+
+#[test]
+fn the_other_side_cannot_move_the_end() {
+    let mut relation = Relation::default();
+    relation.introduction_received(1, request(), Grant { ports: None, ttl_s: Some(60) });
+    relation.approve(100);
+    assert_eq!(relation.expires(), Some(160));
+    relation.consent_received(150, false);
+    relation.consent_received(151, true);
+    relation.introduction_received(155, request(), Grant { ports: None, ttl_s: Some(9999) });
+    assert_eq!(relation.expires(), Some(160));
+    assert_eq!(relation.state(160), TrustState::None);
+    // Withdrawing does not stop the clock either.
+    relation.consent_received(159, false);
+    assert!(!relation.admits_session(160));
+}
+
+#[test]
+fn a_request_after_the_end_waits_for_a_new_decision() {
+    let mut relation = Relation::default();
+    relation.introduction_received(1, request(), Grant { ports: None, ttl_s: Some(60) });
+    relation.approve(100);
+    relation.introduction_received(200, request(), Grant { ports: Some("tcp/1".into()), ttl_s: None });
+    assert_eq!(relation.state(200), TrustState::Pending);
+    assert_eq!(relation.grant.ports.as_deref(), Some("tcp/1"));
+    relation.approve(201);
+    assert_eq!((relation.state(300), relation.expires()), (TrustState::Trusted, None));
 }
 
 mod pending_requests {

@@ -12,14 +12,19 @@
 //!   [`Tunnel::new`] shows it to the fresh library first.
 //! - A repeated initiation is a replay to the library. Within [`RESPONSE_REPEAT`] the same response is given again,
 //!   so that a lost response, or a second path, does not cost five seconds.
+//! - The library answers no more than ten handshakes until its timers run, which nothing makes them do while there is no
+//!   session. Its limit is lifted; the control plane has its own.
 //! - Session indices are random and below 2^24 ([`IndexTable`]).
 
+mod filter;
 mod index;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 
@@ -27,6 +32,7 @@ use crate::identity::{TunnelPublic, TunnelSecret};
 use crate::time::Time;
 use crate::wire::{WIREGUARD_INITIATION_LEN, WIREGUARD_OVERHEAD, WIREGUARD_RESPONSE_LEN};
 
+pub use filter::InitiationFilter;
 pub use index::{IndexTable, TunnelIndex};
 
 /// A handshake initiation as it travels.
@@ -82,6 +88,8 @@ pub struct Tunnel {
     /// Start of the newest session that may be used for sending.
     session_since: Option<Time>,
     last_data: Option<Time>,
+    /// Our index of the newest session, as it stands in the peer's messages.
+    newest: Option<u32>,
 }
 
 impl std::fmt::Debug for Tunnel {
@@ -129,6 +137,8 @@ pub struct Opened {
     pub len: usize,
     /// True once per session in which this side was the responder: the session can be used for sending from now on.
     pub session_confirmed: bool,
+    /// It came in the newest session; older ones live on for packets that were under way.
+    pub newest: bool,
 }
 
 /// Why a message was not accepted.
@@ -179,13 +189,15 @@ impl Tunnel {
         now: Time,
         last_initiation: Option<&Initiation>,
     ) -> Self {
+        let secret = x25519::StaticSecret::from(*secret.to_bytes());
+        let unlimited = RateLimiter::new(&x25519::PublicKey::from(&secret), u64::MAX);
         let tunn = Tunn::new(
-            x25519::StaticSecret::from(*secret.to_bytes()),
+            secret,
             x25519::PublicKey::from(*peer.as_bytes()),
             None,
             None,
             index.value(),
-            None,
+            Some(Arc::new(unlimited)),
         );
         let mut tunnel = Self {
             tunn,
@@ -195,6 +207,7 @@ impl Tunnel {
             answered: None,
             session_since: None,
             last_data: None,
+            newest: None,
         };
         if let Some(initiation) = last_initiation {
             tunnel.remember_timestamp(initiation);
@@ -266,7 +279,8 @@ impl Tunnel {
         if len > 0 {
             self.last_data = Some(now);
         }
-        Ok(Opened { len, session_confirmed: self.confirm(now, receiver) })
+        let session_confirmed = self.confirm(now, receiver);
+        Ok(Opened { len, session_confirmed, newest: receiver == self.newest })
     }
 
     /// Answers a handshake initiation (type 1) whose static key was found to be this peer's.
@@ -319,6 +333,7 @@ impl Tunnel {
             _ => return Err(OpenError::Unauthenticated),
         };
         self.outgoing = None;
+        self.newest = message_receiver(response);
         self.session_since = Some(now);
         self.last_data = Some(now);
         self.drain_library_queue();
@@ -457,6 +472,7 @@ impl Tunnel {
             self.outgoing = None;
         }
         self.session_since = Some(answered.at);
+        self.newest = receiver;
         self.last_data = Some(now);
         self.drain_library_queue();
         true

@@ -49,7 +49,7 @@ fn connect(pair: &mut Pair, now: Time) -> Initiation {
     let len = pair.a.complete(now, &response, &mut out).unwrap();
     let keepalive = out[..len].to_vec();
     let opened = pair.b.open(now, &keepalive, &mut out).unwrap();
-    assert_eq!(opened, Opened { len: 0, session_confirmed: true });
+    assert_eq!(opened, Opened { len: 0, session_confirmed: true, newest: true });
     initiation
 }
 
@@ -200,6 +200,35 @@ fn a_session_is_not_used_for_sending_beyond_its_life() {
     let mut out = [0; LEN];
     assert!(pair.a.seal(at(179), &packet(1), &mut out).is_ok());
     assert_eq!(pair.a.seal(at(180), &packet(1), &mut out), Err(SealError::NoSession));
+}
+
+#[test]
+fn handshakes_that_come_to_nothing_do_not_lock_the_peer_out() {
+    let mut pair = pair();
+    let mut out = [0; LEN];
+    // Made by somebody who knows both public keys and neither secret: right key, wrong timestamp.
+    let stranger = TunnelSecret::generate(&mut rng(7));
+    for number in 0..50 {
+        let initiation = Tunnel::new(&stranger, &pair.keys.b.public(), index(7), at(0), None).initiate(at(0)).unwrap();
+        assert!(pair.b.respond(at(0), &initiation, &mut out).is_err(), "{number}");
+    }
+    for number in 0..50 {
+        let initiation = Tunnel::new(&pair.keys.a, &pair.keys.b.public(), index(1), at(0), None).initiate(at(0));
+        assert!(pair.b.respond(at(0), &initiation.unwrap(), &mut out).is_ok(), "{number}");
+    }
+    connect(&mut pair, at(0));
+}
+
+#[test]
+fn packets_of_an_older_session_are_told_from_those_of_the_newest() {
+    let mut pair = pair();
+    connect(&mut pair, at(0));
+    let (mut old, mut out) = ([0; LEN], [0; LEN]);
+    let len = pair.a.seal(at(1), &packet(1), &mut old).unwrap();
+    connect(&mut pair, at(2));
+    assert!(!pair.b.open(at(2), &old[..len], &mut out).unwrap().newest);
+    let len = pair.a.seal(at(2), &packet(1), &mut old).unwrap();
+    assert!(pair.b.open(at(2), &old[..len], &mut out).unwrap().newest);
 }
 
 #[test]

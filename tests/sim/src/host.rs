@@ -75,7 +75,7 @@ impl Host {
         let node = start(now, number, 0, 0, &options, Vec::new(), &counters);
         Self {
             fib: Arc::new(Fib::new(node.ipv6(), None, None, [])),
-            inbound: Inbound::new(Arc::clone(&counters)),
+            inbound: Inbound::new(Arc::clone(&counters), &node.tunnel_key()),
             outbound: Outbound::new(Arc::clone(&counters)),
             node,
             counters,

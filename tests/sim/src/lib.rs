@@ -99,7 +99,8 @@ impl World {
 
     /// `trust request` with the other host's ticket.
     pub fn request(&mut self, from: usize, to: usize, ports: Option<&str>, ttl_s: Option<u64>) {
-        let peer = self.hosts[to].node.ticket().unwrap().to_string();
+        let now = self.now();
+        let peer = self.hosts[to].node.ticket(now).unwrap().to_string();
         let body = TrustRequestBody { peer, reason: Some("test".into()), ports: ports.map(Into::into), ttl_s };
         self.command(from, Command::TrustRequest(body)).unwrap();
     }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use agentnet::api::{TrustState, Verdict};
+use agentnet::identity::TunnelSecret;
 use agentnet::node::Command;
+use agentnet::time::Time;
+use agentnet::tunnel::{Tunnel, TunnelIndex};
 use agentnet_platform::udp::DatagramSocket;
 use agentnet_sim::{World, packet, transport_address};
 
@@ -91,6 +94,53 @@ fn a_peer_cannot_speak_for_another_or_reach_past_this_host() {
 }
 
 #[test]
+fn programs_cannot_speak_as_the_agent() {
+    let mut world = World::new(2);
+    world.trust(0, 1);
+    let (a, b) = (world.hosts[0].node.ipv6(), world.hosts[1].node.ipv6());
+    let reason = agentnet::wire::GoodbyeReason::ConsentWithdrawn;
+    let forged = agentnet::wire::ControlMessage::Goodbye { reason }.emit(a, b);
+    world.send(0, &forged);
+    assert_eq!(world.hosts[0].counters.drop_out_control.get(), 1);
+    assert_eq!(state(&world, 1, 0), TrustState::Trusted);
+}
+
+#[test]
+fn a_recorded_introduction_is_worth_nothing_later() {
+    let mut world = World::new(2);
+    world.request(0, 1, None, None);
+    let recorded = world.hosts[0].sent.iter().rfind(|(_, datagram)| datagram.starts_with(b"agn")).cloned().unwrap();
+    let asker = id(&world, 0);
+    world.command(1, Command::TrustApprove(asker)).unwrap();
+    let asked = id(&world, 1);
+    world.command(0, Command::TrustRevoke(asked)).unwrap();
+    assert_eq!(state(&world, 1, 0), TrustState::Requested);
+    let attacker = world.net.socket(&["198.51.100.1".parse().unwrap()], 9).unwrap();
+    for _ in 0..2 {
+        attacker.send_to(&recorded.1, transport_address(1), None).unwrap();
+        world.settle();
+        assert_eq!(state(&world, 1, 0), TrustState::Requested);
+        world.restart(1);
+    }
+    assert_eq!(world.hosts[1].counters.drop_introduction_replay.get(), 2);
+}
+
+#[test]
+fn a_peer_that_talks_without_end_is_slowed_down() {
+    let mut world = World::new(2);
+    world.trust(0, 1);
+    for _ in 0..100 {
+        let now = world.now();
+        world.hosts[0].node.handle_input(now, agentnet::node::Input::AddressesChanged(vec![]));
+        world.hosts[0].node.handle_input(now, agentnet::node::Input::AddressesChanged(vec![transport_address(0).ip()]));
+        world.settle();
+    }
+    assert!(world.hosts[1].counters.drop_control_rate.get() > 100);
+    world.advance(Duration::from_secs(30));
+    assert!(world.carries_ipv6(0, 1) && world.carries_ipv6(1, 0));
+}
+
+#[test]
 fn cross_requests_are_consent() {
     let mut world = World::new(2);
     world.request(0, 1, None, None);
@@ -174,9 +224,17 @@ fn a_flood_of_strangers_fills_no_table_and_pushes_nobody_out() {
             world.settle();
         }
     }
+    // Who knows the key gets further, up to the rate limit.
+    let key = world.hosts[1].node.tunnel_key();
+    for seed in 0..200u8 {
+        let secret = TunnelSecret::from_bytes([seed; 32]);
+        let mut stranger = Tunnel::new(&secret, &key, TunnelIndex::of_receiver(0), Time::ZERO, None);
+        let _ = socket.send_to(&stranger.initiate(Time::ZERO).unwrap(), target, None);
+    }
     world.settle();
     assert!(world.carries_ipv6(0, 1));
     let drops = world.hosts[1].counters.drops();
-    assert!(drops["handshake_rate"] > 1000 && drops["introduction_rate"] > 1000, "{drops:?}");
+    assert!(drops["handshake_invalid"] > 1000 && drops["introduction_rate"] > 1000, "{drops:?}");
+    assert!(drops["handshake_rate"] > 100 && drops["handshake_stranger"] <= 100, "{drops:?}");
     assert_eq!(world.hosts[1].node.known_peers(world.now()).peers.len(), 1);
 }
