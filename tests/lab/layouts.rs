@@ -145,7 +145,7 @@ fn not_root() {
 fn state_directory_read_only() {
     in_layout(|scene| {
         let directory = scene.agent.directory().display().to_string();
-        scene.wrap(&format!("mount -t tmpfs -o ro tmpfs {directory}"));
+        scene.wrap(&format!("mount -t tmpfs -o ro,mode=755 tmpfs {directory}"));
         scene.fails("state_dir_unusable", FAILED);
     });
 }
@@ -155,7 +155,7 @@ fn state_directory_full() {
     in_layout(|scene| {
         let directory = scene.agent.directory().display().to_string();
         let fill = format!("{{ cat /dev/zero >{directory}/filler; }} 2>/dev/null");
-        scene.wrap(&format!("mount -t tmpfs -o size=64k tmpfs {directory} && {{ {fill} || true; }}"));
+        scene.wrap(&format!("mount -t tmpfs -o size=64k,mode=755 tmpfs {directory} && {{ {fill} || true; }}"));
         scene.fails("disk_full", FAILED);
     });
 }
@@ -165,8 +165,20 @@ fn state_directory_almost_full() {
     in_layout(|scene| {
         let directory = scene.agent.directory().display().to_string();
         let fill = format!("{{ head -c 60K /dev/zero >{directory}/filler; }} 2>/dev/null");
-        scene.wrap(&format!("mount -t tmpfs -o size=64k tmpfs {directory} && {{ {fill} || true; }}"));
+        scene.wrap(&format!("mount -t tmpfs -o size=64k,mode=755 tmpfs {directory} && {{ {fill} || true; }}"));
         scene.fails("disk_full", FAILED);
+    });
+}
+
+#[test]
+fn state_directory_writable_by_others() {
+    in_layout(|scene| {
+        let directory = scene.agent.directory().display().to_string();
+        scene.host(&format!("chmod 777 {directory}"));
+        scene.fails("state_dir_unusable", FAILED);
+        scene.host(&format!("chmod 755 {directory}"));
+        scene.host(&format!("chown 65534 {directory}"));
+        scene.fails("state_dir_unusable", FAILED);
     });
 }
 
