@@ -10,6 +10,7 @@
 mod harness;
 
 mod control;
+mod idle;
 mod itself;
 mod layouts;
 mod leftovers;

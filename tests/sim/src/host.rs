@@ -213,7 +213,7 @@ fn start(
         ipv4_range: options.ipv4_range,
         port: address.port(),
         mtu: 1420,
-        local_addresses: vec![IpAddr::from(address.ip())],
+        local_addresses: vec![address.ip()],
         peers,
         counters: Arc::clone(counters),
         rng: Box::new(SeededRng { seed: (number as u64) << 32 | life, counter: 0 }),
