@@ -1,7 +1,7 @@
 //! One host: control plane, data plane, device and disk.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use agentnet::forwarding::{Fib, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, Outbound, StrangerDatagram};
