@@ -8,6 +8,7 @@
 //! - [`tunnel`]: WireGuard sessions
 //! - [`trust`], [`policy`]: who agreed to what; which packets that covers
 //! - [`api`], [`config`]: the JSON documents and error codes; the configuration
+//! - [`path`]: which way packets to a peer take
 //! - [`forwarding`]: the data plane, the way of a packet
 //! - [`node`]: the control plane, the life of a peer
 //! - [`daemon`]: the I/O around both
@@ -22,6 +23,7 @@ pub mod forwarding;
 pub mod identity;
 pub mod metrics;
 pub mod node;
+pub mod path;
 pub mod policy;
 pub mod time;
 pub mod trust;

@@ -1,0 +1,26 @@
+//! Which way packets to one peer take, out of all the ways there may be.
+//!
+//! A [`PathSet`] holds the remote candidates of one peer, probes them inside the session, and names one of them the
+//! *primary* path. Being inside the session, a probe that is answered proves both that the path works both ways and that
+//! the peer is at its end; there are no credentials of its own.
+//!
+//! # Driving it
+//!
+//! Tell it what happens, then drain [`PathSet::poll_output`], then come back at [`PathSet::poll_timeout`]. Time and
+//! randomness are arguments; it does no I/O.
+//!
+//! # Rules
+//!
+//! - Probes only ever promote: a path becomes primary by answering, never by being listed.
+//! - Liveness is proof by data: what was sent must be followed by something received. If it is not, every path is probed
+//!   at once, and the first that answers takes over; a relayed one if there is no other.
+//! - Direct before relayed; among equals IPv6 first, then the shorter round trip, with hysteresis.
+//! - A path that fails is tried again: on every event of the network, and with bounded backoff. None is written off.
+//! - An idle peer costs nothing: without traffic there are no probes and no timers.
+
+mod candidate;
+mod score;
+mod set;
+
+pub use candidate::{Candidate, CandidateKind, Route};
+pub use set::{Output, PathReport, PathSet, PathState};

@@ -1,0 +1,408 @@
+//! The machine that chooses among the paths to one peer.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rand_core::CryptoRng;
+
+use super::candidate::{Candidate, CandidateKind, Route};
+use super::score::Quality;
+use crate::time::Time;
+
+/// Paths kept for one peer: 16 candidates of its own, and as many addresses its packets came from.
+pub(super) const MAX_PATHS: usize = 32;
+/// Probes of one path whose answer is still waited for.
+const MAX_OUTSTANDING: usize = 8;
+/// A candidate that is new, or new again after an event, is probed at these times. Both sides do so at once, so that
+/// each opens its own NAT for the other (RFC 8445 paces at 50 ms; the session's handshake has gone before).
+const BURST: [Duration; 7] = [
+    Duration::ZERO,
+    Duration::from_millis(50),
+    Duration::from_millis(150),
+    Duration::from_millis(350),
+    Duration::from_millis(750),
+    Duration::from_millis(1500),
+    Duration::from_millis(3000),
+];
+/// After the burst a path that never answered is tried again after this, doubling up to [`RETRY_LONGEST`], while there
+/// is traffic.
+const RETRY_FIRST: Duration = Duration::from_secs(10);
+/// See [`RETRY_FIRST`]. Minutes, not hours: a NAT that was rebooted is worth finding.
+const RETRY_LONGEST: Duration = Duration::from_secs(300);
+/// A working path that is not the primary one is measured this often while there is traffic.
+const STANDBY_INTERVAL: Duration = Duration::from_secs(25);
+/// The primary path is measured this often while there is traffic.
+const PRIMARY_INTERVAL: Duration = Duration::from_secs(10);
+/// Without traffic for this long there are no probes. Longer than the pauses of an interactive session.
+const WANTED_FOR: Duration = Duration::from_secs(30);
+/// How long what was sent may go without anything coming back before the primary path is doubted: this, or three
+/// round trips. One-way traffic draws a WireGuard keepalive only after 10 s, so doubt is settled by a probe.
+const DOUBT_AFTER: Duration = Duration::from_millis(400);
+/// How long a doubted path has to answer before another takes over: this, or three round trips.
+const PROOF_WITHIN: Duration = Duration::from_millis(300);
+/// An unanswered probe is forgotten after this.
+const PROBE_LIFE: Duration = Duration::from_secs(5);
+/// A path that answered within this time is taken to work.
+const FRESH_FOR: Duration = Duration::from_secs(40);
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Send a probe with this token on this route.
+    Probe {
+        /// Where.
+        route: Route,
+        /// To be repeated in the answer.
+        token: u64,
+    },
+    /// Data goes this way from now on.
+    Primary(Route),
+    /// No path works; data keeps going where it went until one does.
+    Lost,
+}
+
+/// What is known of one path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathState {
+    /// Never answered.
+    Unproven,
+    /// Answered lately.
+    Working,
+    /// Answered once, and does no more.
+    Failed,
+}
+
+/// One path, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathReport {
+    /// The way and how it was learned.
+    pub candidate: Candidate,
+    /// What is known of it.
+    pub state: PathState,
+    /// Smoothed round trip, where measured.
+    pub rtt: Option<Duration>,
+    /// Probes sent since it was learned.
+    pub probes: u32,
+}
+
+/// The paths to one peer. See the [module](super) for how to drive it.
+#[derive(Debug)]
+pub struct PathSet {
+    paths: Vec<Path>,
+    primary: Option<Route>,
+    /// When there was traffic last.
+    wanted: Option<Time>,
+    /// Since when what was sent has drawn nothing.
+    unanswered: Option<Time>,
+    /// When the primary path was asked to prove itself.
+    doubted: Option<Time>,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Debug)]
+struct Path {
+    candidate: Candidate,
+    state: PathState,
+    rtt: Option<Duration>,
+    answered: Option<Time>,
+    outstanding: VecDeque<(u64, Time)>,
+    /// Probes sent since the path became unproven, or since the last event.
+    attempts: usize,
+    probes: u32,
+    next: Option<Time>,
+}
+
+impl PathSet {
+    /// No path known.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            paths: Vec::new(),
+            primary: None,
+            wanted: None,
+            unanswered: None,
+            doubted: None,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The path data takes.
+    #[must_use]
+    pub fn primary(&self) -> Option<Route> {
+        self.primary
+    }
+
+    /// Every path, for people.
+    pub fn report(&self) -> impl Iterator<Item = PathReport> {
+        self.paths.iter().map(|path| PathReport {
+            candidate: path.candidate,
+            state: path.state,
+            rtt: path.rtt,
+            probes: path.probes,
+        })
+    }
+
+    /// Ways to try. New ones are probed at once while the peer is wanted; known ones stay as they are.
+    pub fn add_candidates(&mut self, now: Time, candidates: impl IntoIterator<Item = Candidate>) {
+        for candidate in candidates {
+            if self.paths.iter().any(|path| path.candidate.route == candidate.route) || !self.make_room(candidate.kind)
+            {
+                continue;
+            }
+            let next = self.is_wanted(now).then_some(now);
+            self.paths.push(Path::new(candidate, next));
+        }
+    }
+
+    /// An authenticated packet came by this route: it works at least in this direction.
+    pub fn packet_received(&mut self, now: Time, route: Route) {
+        self.unanswered = None;
+        self.add_candidates(now, [Candidate { kind: CandidateKind::PeerReflexive, route }]);
+        if self.primary.is_none() {
+            // Better than nothing, until a probe has proved something.
+            self.choose(route);
+        }
+    }
+
+    /// Traffic inside the session since the last call. Call it at every tick while there is any.
+    pub fn traffic(&mut self, now: Time, sent: bool, received: bool) {
+        let was_wanted = self.is_wanted(now);
+        if sent || received {
+            self.wanted = Some(now);
+        }
+        if received {
+            self.unanswered = None;
+            self.doubted = None;
+        } else if sent {
+            self.unanswered.get_or_insert(now);
+        }
+        if !was_wanted && self.is_wanted(now) {
+            self.probe_everything(now);
+        }
+    }
+
+    /// Something changed on this host's network, or a session was just established: everything is worth a try now.
+    pub fn network_changed(&mut self, now: Time) {
+        self.wanted = Some(now);
+        self.probe_everything(now);
+    }
+
+    /// The answer to a probe came by this route.
+    pub fn probe_answered(&mut self, now: Time, token: u64, route: Route) {
+        self.unanswered = None;
+        let mut probed = self.paths.iter_mut().filter_map(|path| Some((path.take_outstanding(token)?, path)));
+        let Some((sent, path)) = probed.next() else { return };
+        path.prove(now, now.since(sent));
+        let proved = path.candidate.route;
+        if proved != route {
+            // The way back is another one. It is a candidate of its own, and is probed as one.
+            self.add_candidates(now, [Candidate { kind: CandidateKind::PeerReflexive, route }]);
+        }
+        if self.primary == Some(proved) {
+            self.doubted = None;
+        }
+        self.consider(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Time, rng: &mut dyn CryptoRng) {
+        self.doubt(now);
+        let (wanted, primary) = (self.is_wanted(now), self.primary);
+        for path in &mut self.paths {
+            path.outstanding.retain(|(_, sent)| now.since(*sent) < PROBE_LIFE);
+            if path.next.is_some_and(|at| at <= now) {
+                if !wanted {
+                    path.next = None;
+                    continue;
+                }
+                let token = path.probe(now, rng.next_u64(), primary == Some(path.candidate.route));
+                self.outputs.push_back(Output::Probe { route: path.candidate.route, token });
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due; `None` while the peer is not wanted.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let probes = self.paths.iter().filter_map(|path| path.next);
+        let doubt = self.unanswered.filter(|_| self.primary.is_some() && self.doubted.is_none());
+        let verdict = self.doubted.map(|at| at + self.proof_within());
+        probes.chain(doubt.map(|at| at + self.doubt_after())).chain(verdict).min()
+    }
+
+    /// The next thing to be done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn is_wanted(&self, now: Time) -> bool {
+        self.wanted.is_some_and(|at| now.since(at) < WANTED_FOR)
+    }
+
+    fn probe_everything(&mut self, now: Time) {
+        for path in &mut self.paths {
+            path.attempts = 0;
+            path.next = Some(now);
+        }
+    }
+
+    /// Settles whether the primary path still works: a probe on every path that did, then the best that answered.
+    fn doubt(&mut self, now: Time) {
+        if let Some(since) = self.doubted {
+            if now.since(since) >= self.proof_within() {
+                self.give_up_primary(now, since);
+            }
+        } else if let Some(since) = self.unanswered
+            && self.primary.is_some()
+            && now.since(since) >= self.doubt_after()
+        {
+            self.doubted = Some(now);
+            // Only paths that worked: traffic in one direction draws nothing either, and must not cost a probe of every
+            // candidate twice a second.
+            for path in self.paths.iter_mut().filter(|path| path.state == PathState::Working) {
+                path.next = Some(now);
+            }
+        }
+    }
+
+    fn give_up_primary(&mut self, now: Time, asked: Time) {
+        self.doubted = None;
+        self.unanswered = None;
+        for path in &mut self.paths {
+            let answered = path.answered.is_some_and(|at| at >= asked);
+            if !answered && path.state == PathState::Working {
+                path.state = PathState::Failed;
+                path.attempts = 0;
+            }
+        }
+        match self.best(now) {
+            Some(route) => self.choose(route),
+            None => {
+                self.outputs.push_back(Output::Lost);
+                self.probe_everything(now);
+            }
+        }
+    }
+
+    /// A path proved itself: is it to be the primary one?
+    fn consider(&mut self, now: Time) {
+        let current = self.primary.and_then(|route| self.quality(now, route));
+        let Some(best) = self.best(now).and_then(|route| self.quality(now, route)) else { return };
+        if current.is_none_or(|current| best.replaces(current)) {
+            self.choose(best.route);
+        }
+    }
+
+    fn choose(&mut self, route: Route) {
+        if self.primary != Some(route) {
+            self.primary = Some(route);
+            self.outputs.push_back(Output::Primary(route));
+        }
+    }
+
+    fn best(&self, now: Time) -> Option<Route> {
+        let working = self.paths.iter().filter_map(|path| self.quality(now, path.candidate.route));
+        working.min_by(|a, b| a.cmp(*b)).map(|quality| quality.route)
+    }
+
+    /// The quality of a path that works.
+    fn quality(&self, now: Time, route: Route) -> Option<Quality> {
+        let path = self.paths.iter().find(|path| path.candidate.route == route)?;
+        let fresh = path.answered.is_some_and(|at| now.since(at) < FRESH_FOR);
+        let works = fresh && path.state == PathState::Working;
+        path.rtt.filter(|_| works).map(|rtt| Quality { route, rtt })
+    }
+
+    fn primary_rtt(&self) -> Duration {
+        let primary = self.paths.iter().find(|path| Some(path.candidate.route) == self.primary);
+        primary.and_then(|path| path.rtt).unwrap_or_default()
+    }
+
+    fn doubt_after(&self) -> Duration {
+        DOUBT_AFTER.max(self.primary_rtt() * 3)
+    }
+
+    fn proof_within(&self) -> Duration {
+        PROOF_WITHIN.max(self.primary_rtt() * 3)
+    }
+
+    /// A place for one more path: one that never answered, of the least promising kind, gives way.
+    fn make_room(&mut self, kind: CandidateKind) -> bool {
+        if self.paths.len() < MAX_PATHS {
+            return true;
+        }
+        let replaceable = |path: &Path| path.state != PathState::Working && Some(path.candidate.route) != self.primary;
+        let worst = self.paths.iter().enumerate().filter(|(_, path)| replaceable(path));
+        let Some((position, worst)) = worst.max_by_key(|(_, path)| path.candidate.kind) else { return false };
+        if worst.candidate.kind < kind {
+            return false;
+        }
+        self.paths.remove(position);
+        true
+    }
+}
+
+impl Default for PathSet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Path {
+    fn new(candidate: Candidate, next: Option<Time>) -> Self {
+        Self {
+            candidate,
+            state: PathState::Unproven,
+            rtt: None,
+            answered: None,
+            outstanding: VecDeque::new(),
+            attempts: 0,
+            probes: 0,
+            next,
+        }
+    }
+
+    fn probe(&mut self, now: Time, token: u64, is_primary: bool) -> u64 {
+        if self.outstanding.len() == MAX_OUTSTANDING {
+            self.outstanding.pop_front();
+        }
+        self.outstanding.push_back((token, now));
+        self.attempts += 1;
+        self.probes = self.probes.saturating_add(1);
+        self.next = Some(now + self.interval(is_primary));
+        token
+    }
+
+    /// Until the next probe, if nothing happens.
+    fn interval(&self, is_primary: bool) -> Duration {
+        if self.state == PathState::Working {
+            return if is_primary { PRIMARY_INTERVAL } else { STANDBY_INTERVAL };
+        }
+        match (BURST.get(self.attempts), BURST.get(self.attempts.wrapping_sub(1))) {
+            (Some(next), Some(last)) => next.saturating_sub(*last),
+            _ => {
+                let doublings = u32::try_from(self.attempts.saturating_sub(BURST.len())).unwrap_or(u32::MAX).min(16);
+                RETRY_FIRST.saturating_mul(1 << doublings).min(RETRY_LONGEST)
+            }
+        }
+    }
+
+    /// When the probe with this token was sent, which is answered by that.
+    fn take_outstanding(&mut self, token: u64) -> Option<Time> {
+        let position = self.outstanding.iter().position(|(sent, _)| *sent == token)?;
+        self.outstanding.remove(position).map(|(_, at)| at)
+    }
+
+    fn prove(&mut self, now: Time, rtt: Duration) {
+        // As TCP smooths it (RFC 6298, section 2.3).
+        self.rtt = Some(self.rtt.map_or(rtt, |smoothed| (smoothed * 7 + rtt) / 8));
+        self.state = PathState::Working;
+        self.answered = Some(now);
+        self.attempts = 0;
+        // The burst has done its work.
+        self.next = self.next.map(|at| at.max(now + PRIMARY_INTERVAL));
+    }
+}
+
+#[cfg(test)]
+mod tests;

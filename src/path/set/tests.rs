@@ -1,0 +1,247 @@
+use std::net::SocketAddr;
+
+use super::*;
+use crate::identity::IdentityKey;
+use crate::identity::test_rng::TestRng;
+
+/// A network in which each route has a round trip, or none while it is down.
+struct Bench {
+    set: PathSet,
+    now: Time,
+    rng: TestRng,
+    routes: Vec<(Route, Option<Duration>)>,
+    /// Probes under way: when the answer arrives, and which.
+    answers: Vec<(Time, u64, Route)>,
+    probes: usize,
+    primaries: Vec<(Time, Route)>,
+    lost: usize,
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+fn direct(address: &str) -> Route {
+    Route::Direct(address.parse::<SocketAddr>().unwrap())
+}
+
+fn relay() -> Route {
+    Route::Relayed(IdentityKey::from_seed([1; 32]).id())
+}
+
+fn host(route: Route) -> Candidate {
+    let kind = if route.is_relayed() { CandidateKind::Relayed } else { CandidateKind::Host };
+    Candidate { kind, route }
+}
+
+impl Bench {
+    fn new(routes: &[(Route, Option<u32>)]) -> Self {
+        let mut bench = Self {
+            set: PathSet::new(),
+            now: Time::ZERO + Duration::from_secs(1),
+            rng: TestRng::new(1),
+            routes: routes.iter().map(|(route, rtt)| (*route, rtt.map(|ms| MS * ms))).collect(),
+            answers: Vec::new(),
+            probes: 0,
+            primaries: Vec::new(),
+            lost: 0,
+        };
+        bench.set.network_changed(bench.now);
+        let candidates: Vec<_> = routes.iter().map(|(route, _)| host(*route)).collect();
+        bench.set.add_candidates(bench.now, candidates);
+        bench
+    }
+
+    fn change(&mut self, route: Route, rtt: Option<u32>) {
+        for (known, state) in &mut self.routes {
+            if *known == route {
+                *state = rtt.map(|ms| MS * ms);
+            }
+        }
+    }
+
+    fn rtt(&self, route: Route) -> Option<Duration> {
+        self.routes.iter().find(|(known, _)| *known == route).and_then(|(_, rtt)| *rtt)
+    }
+
+    /// Lets time pass in steps of 10 ms. Every `traffic` a packet is sent on the primary path and echoed if it works.
+    fn run(&mut self, duration: Duration, traffic: Option<Duration>) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.now = self.now + MS * 10;
+            let elapsed = self.now.since_origin().as_millis();
+            if traffic.is_some_and(|every| elapsed % every.as_millis() == 0) {
+                let echoed = self.set.primary().and_then(|route| self.rtt(route)).is_some();
+                self.set.traffic(self.now, true, echoed);
+            }
+            while let Some(position) = self.answers.iter().position(|(at, ..)| *at <= self.now) {
+                let (_, token, route) = self.answers.remove(position);
+                self.set.probe_answered(self.now, token, route);
+            }
+            if self.set.poll_timeout().is_some_and(|at| at <= self.now) {
+                self.set.handle_timeout(self.now, &mut self.rng);
+            }
+            self.drain();
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.set.poll_output() {
+            match output {
+                Output::Probe { route, token } => {
+                    self.probes += 1;
+                    if let Some(rtt) = self.rtt(route) {
+                        self.answers.push((self.now + rtt, token, route));
+                    }
+                }
+                Output::Primary(route) => self.primaries.push((self.now, route)),
+                Output::Lost => self.lost += 1,
+            }
+        }
+    }
+}
+
+#[test]
+fn the_best_answering_path_becomes_primary() {
+    let (near, far, dead) = (direct("192.0.2.1:1"), direct("192.0.2.2:1"), direct("192.0.2.3:1"));
+    let mut bench = Bench::new(&[(dead, None), (far, Some(80)), (near, Some(20)), (relay(), Some(10))]);
+    bench.run(MS * 500, Some(MS * 50));
+    assert_eq!(bench.set.primary(), Some(near));
+    // The relay answers first and carries data until something better is there.
+    assert_eq!(bench.primaries.first().map(|(_, route)| *route), Some(relay()));
+}
+
+#[test]
+fn a_silent_death_is_noticed_within_a_second() {
+    let (wifi, lan) = (direct("192.0.2.1:1"), direct("[2001:db8::1]:1"));
+    let mut bench = Bench::new(&[(wifi, Some(20)), (lan, Some(60)), (relay(), Some(40))]);
+    bench.run(Duration::from_secs(5), Some(MS * 10));
+    assert_eq!(bench.set.primary(), Some(wifi));
+    let died = bench.now;
+    bench.change(wifi, None);
+    bench.primaries.clear();
+    bench.run(Duration::from_secs(2), Some(MS * 10));
+    let (at, route) = bench.primaries[0];
+    assert_eq!(route, lan, "direct goes before relayed");
+    assert!(at.since(died) < Duration::from_secs(1), "{:?}", at.since(died));
+}
+
+#[test]
+fn without_any_direct_path_the_relay_carries_on_and_the_way_back_is_found() {
+    let path = direct("192.0.2.1:1");
+    let mut bench = Bench::new(&[(path, Some(20)), (relay(), Some(40))]);
+    bench.run(Duration::from_secs(5), Some(MS * 10));
+    bench.change(path, None);
+    bench.run(Duration::from_secs(2), Some(MS * 10));
+    assert_eq!(bench.set.primary(), Some(relay()));
+    bench.change(path, Some(20));
+    bench.run(Duration::from_secs(25), Some(MS * 10));
+    assert_eq!(bench.set.primary(), Some(path));
+}
+
+#[test]
+fn nothing_left_is_said_once_per_attempt_and_recovers() {
+    let path = direct("192.0.2.1:1");
+    let mut bench = Bench::new(&[(path, Some(20))]);
+    bench.run(Duration::from_secs(2), Some(MS * 10));
+    bench.change(path, None);
+    bench.run(Duration::from_secs(3), Some(MS * 10));
+    assert!((1..=5).contains(&bench.lost), "{}", bench.lost);
+    assert_eq!(bench.set.primary(), Some(path), "data keeps going somewhere");
+    bench.change(path, Some(20));
+    bench.run(Duration::from_secs(1), Some(MS * 10));
+    assert!(bench.set.report().any(|path| path.state == PathState::Working));
+}
+
+#[test]
+fn one_way_traffic_is_no_reason_to_leave_a_path() {
+    let (near, far) = (direct("192.0.2.1:1"), direct("192.0.2.2:1"));
+    let dead = (2..=9).map(|n| (direct(&format!("192.0.2.1{n}:1")), None));
+    let routes: Vec<_> = dead.chain([(near, Some(20)), (far, Some(90))]).collect();
+    let mut bench = Bench::new(&routes);
+    bench.run(Duration::from_secs(1), Some(MS * 10));
+    bench.probes = 0;
+    bench.primaries.clear();
+    for _ in 0..1000 {
+        bench.set.traffic(bench.now, true, false);
+        bench.run(MS * 10, None);
+    }
+    assert_eq!(bench.primaries, []);
+    assert_eq!(bench.lost, 0);
+    assert!(bench.probes < 60, "{} probes in 11 s", bench.probes);
+}
+
+#[test]
+fn a_little_jitter_does_not_change_paths() {
+    let (a, b) = (direct("192.0.2.1:1"), direct("192.0.2.2:1"));
+    let mut bench = Bench::new(&[(a, Some(50)), (b, Some(52))]);
+    bench.run(Duration::from_secs(2), Some(MS * 100));
+    let changes = bench.primaries.len();
+    for second in 0..120 {
+        bench.change(a, Some(50 + second % 7));
+        bench.change(b, Some(50 + (second + 3) % 7));
+        bench.run(Duration::from_secs(1), Some(MS * 100));
+    }
+    assert_eq!(bench.primaries.len(), changes);
+}
+
+#[test]
+fn probes_are_few() {
+    let mut routes: Vec<_> = (1..=15).map(|n| (direct(&format!("192.0.2.{n}:1")), None)).collect();
+    routes.push((direct("192.0.2.100:1"), Some(20)));
+    let mut bench = Bench::new(&routes);
+    bench.run(Duration::from_secs(10), Some(MS * 100));
+    assert!(bench.probes <= 16 * BURST.len(), "{} probes in the first 10 s", bench.probes);
+    bench.probes = 0;
+    bench.run(Duration::from_secs(3600), Some(Duration::from_secs(1)));
+    // The primary every 10 s, 15 that never answer every 300 s.
+    assert!(bench.probes < 360 + 15 * 20, "{} probes in an hour", bench.probes);
+}
+
+#[test]
+fn an_idle_peer_costs_nothing() {
+    let path = direct("192.0.2.1:1");
+    let mut bench = Bench::new(&[(path, Some(20)), (relay(), None)]);
+    bench.run(Duration::from_secs(60), None);
+    assert_eq!(bench.set.poll_timeout(), None);
+    bench.probes = 0;
+    bench.run(Duration::from_secs(600), None);
+    assert_eq!(bench.probes, 0);
+    // And is measured again when it is wanted again.
+    bench.run(Duration::from_secs(1), Some(MS * 100));
+    assert!(bench.probes > 0);
+}
+
+#[test]
+fn an_address_packets_come_from_is_tried() {
+    let (listed, real) = (direct("192.0.2.1:1"), direct("198.51.100.7:999"));
+    let mut bench = Bench::new(&[(listed, None)]);
+    bench.routes.push((real, Some(MS * 30)));
+    bench.set.packet_received(bench.now, real);
+    bench.run(MS * 200, Some(MS * 50));
+    assert_eq!(bench.set.primary(), Some(real));
+    let report = bench.set.report().find(|path| path.candidate.route == real).unwrap();
+    assert_eq!((report.candidate.kind, report.state), (CandidateKind::PeerReflexive, PathState::Working));
+}
+
+#[test]
+fn the_table_is_bounded_and_keeps_what_works() {
+    let good = direct("192.0.2.1:1");
+    let mut bench = Bench::new(&[(good, Some(20))]);
+    bench.run(Duration::from_secs(1), Some(MS * 50));
+    for n in 0..1000u16 {
+        let route = Route::Direct(SocketAddr::from(([203, 0, 113, 1], 1000 + n)));
+        bench.set.packet_received(bench.now, route);
+        bench.run(MS * 10, Some(MS * 10));
+    }
+    assert_eq!(bench.set.report().count(), MAX_PATHS);
+    assert_eq!(bench.set.primary(), Some(good));
+}
+
+#[test]
+fn forged_answers_prove_nothing() {
+    let path = direct("192.0.2.1:1");
+    let mut bench = Bench::new(&[(path, None)]);
+    bench.run(MS * 100, Some(MS * 50));
+    bench.set.probe_answered(bench.now, 12345, path);
+    bench.drain();
+    assert_eq!(bench.set.primary(), None);
+}
