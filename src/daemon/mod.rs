@@ -48,7 +48,10 @@ pub fn run(config: Config, background: bool) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Error::new(ErrorCode::Internal, format!("the event loop cannot be set up: {error}"), "check `ulimit -n`")
     })?;
-    runtime.block_on(start::run(config, background))
+    let result = runtime.block_on(start::run(config, background));
+    // A look-up in a user database that does not answer must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
 }
 
 /// Both clocks.

@@ -8,12 +8,12 @@ use agentnet_platform::batch::{PacketBatch, VnetHeader};
 use agentnet_platform::udp::RecvBatch;
 use parking_lot::MutexGuard;
 
-use super::{Fib, FibPeer, Notice, NoticeSink, StrangerDatagram};
+use super::{Fib, FibPeer, Notice, NoticeSink, PeerPath, StrangerDatagram};
 use crate::identity::TunnelPublic;
 use crate::metrics::Counters;
 use crate::policy::{Direction, Protocol, Verdict};
 use crate::time::Time;
-use crate::tunnel::{InitiationFilter, OpenError, Tunnel, message_receiver};
+use crate::tunnel::{HandshakeFilter, OpenError, Tunnel, message_receiver};
 use crate::wire::CONTROL_NEXT_HEADER;
 use crate::wire::classify::{DatagramKind, classify};
 use crate::wire::control::MAX_CONTROL_LEN;
@@ -24,7 +24,7 @@ use crate::wire::ip::{self, IpView, rewrite_ipv4};
 #[derive(Debug)]
 pub struct Inbound {
     counters: Arc<Counters>,
-    initiations: InitiationFilter,
+    filter: HandshakeFilter,
 }
 
 /// Where a datagram came from and to.
@@ -38,7 +38,10 @@ struct Origin {
 struct Run<'a> {
     peer: &'a Arc<FibPeer>,
     tunnel: MutexGuard<'a, Tunnel>,
-    endpoint: Option<SocketAddr>,
+    /// Where the last packet of data came from; at first the primary path.
+    data_from: Option<SocketAddr>,
+    /// The same for control messages.
+    control_from: Option<SocketAddr>,
 }
 
 /// Where an opened packet goes.
@@ -53,7 +56,7 @@ impl Inbound {
     /// A data plane that counts here, of the agent with this tunnel key.
     #[must_use]
     pub fn new(counters: Arc<Counters>, own_key: &TunnelPublic) -> Self {
-        Self { counters, initiations: InitiationFilter::new(own_key) }
+        Self { counters, filter: HandshakeFilter::new(own_key) }
     }
 
     /// Takes a received batch through steps 2 to 7. Afterwards `packets` is to be written to the device. It must have
@@ -88,7 +91,8 @@ impl Inbound {
             if run.as_ref().is_none_or(|run| !Arc::ptr_eq(run.peer, peer)) {
                 drop(run.take());
                 let endpoint = peer.shared.path.load().as_ref().map(|path| path.endpoint);
-                run = Some(Run { peer, tunnel: peer.shared.tunnel.lock(), endpoint });
+                let tunnel = peer.shared.tunnel.lock();
+                run = Some(Run { peer, tunnel, data_from: endpoint, control_from: endpoint });
             }
             if let Some(run) = &mut run {
                 self.receive(now, fib, run, origin, datagram.data, packets, notices);
@@ -119,15 +123,20 @@ impl Inbound {
         if opened.session_confirmed {
             run.peer.shared.set_confirmed();
         }
-        self.tell_control_plane(run, origin, notices);
-        let Some(packet) = out.get_mut(..opened.len).filter(|packet| !packet.is_empty()) else { return };
+        self.tell_control_plane(run, notices);
+        let Some(packet) = out.get_mut(..opened.len).filter(|packet| !packet.is_empty()) else {
+            return heard(run, origin, true, notices);
+        };
         let Ok(view) = IpView::parse(&*packet) else { return self.counters.drop_in_malformed.increment() };
         let len = view.total_len();
-        match self.admit(now, fib, run.peer, &view) {
+        let onward = self.admit(now, fib, run.peer, &view);
+        heard(run, origin, !matches!(onward, Onward::Control), notices);
+        match onward {
             // 5. control messages leave for the control plane
             Onward::Control => {
-                let newest = opened.newest;
-                if !notices.notice(Notice::Control { peer: run.peer.id, packet: view.packet.to_vec(), newest }) {
+                let path = PeerPath { endpoint: origin.source, local_ip: origin.local_ip };
+                let (peer, packet, newest) = (run.peer.id, view.packet.to_vec(), opened.newest);
+                if !notices.notice(Notice::Control { peer, packet, newest, path }) {
                     self.counters.drop_notices.increment();
                 }
             }
@@ -182,14 +191,8 @@ impl Inbound {
         Onward::Device(aliases.map(|ipv4| (ipv4.peer_here, ipv4.own_here)))
     }
 
-    fn tell_control_plane(&self, run: &mut Run<'_>, origin: Origin, notices: &mut dyn NoticeSink) {
+    fn tell_control_plane(&self, run: &Run<'_>, notices: &mut dyn NoticeSink) {
         let peer = run.peer.id;
-        if run.endpoint != Some(origin.source) {
-            let Origin { source, local_ip } = origin;
-            // Once per run is enough; the control plane stores the new path before the next batch in most cases.
-            run.endpoint = Some(source);
-            notices.notice(Notice::Roamed { peer, source, local_ip });
-        }
         if run.peer.shared.take_confirmed() && !notices.notice(Notice::SessionConfirmed { peer }) {
             run.peer.shared.set_confirmed();
         }
@@ -202,6 +205,9 @@ impl Inbound {
     fn hand_over(&self, fib: &Fib, kind: DatagramKind, origin: Origin, data: &[u8], notices: &mut dyn NoticeSink) {
         let datagram = || StrangerDatagram { source: origin.source, local_ip: origin.local_ip, data: data.to_vec() };
         let taken = match kind {
+            DatagramKind::WireguardResponse if !self.filter.is_for_us(data) => {
+                return self.counters.drop_handshake_invalid.increment();
+            }
             DatagramKind::WireguardResponse | DatagramKind::WireguardCookie => {
                 if message_receiver(data).and_then(|index| fib.tunnel(index)).is_none() {
                     return self.counters.drop_in_unknown_index.increment();
@@ -210,7 +216,7 @@ impl Inbound {
             }
             DatagramKind::WireguardInitiation => {
                 // Costs one hash, and keeps out whoever does not even know this agent's key.
-                if !self.initiations.is_for_us(data) {
+                if !self.filter.is_for_us(data) {
                     return self.counters.drop_handshake_invalid.increment();
                 }
                 notices.stranger(datagram())
@@ -224,6 +230,15 @@ impl Inbound {
         if !taken {
             self.counters.drop_notices.increment();
         }
+    }
+}
+
+/// Tells the control plane of packets from another address than the primary path's, once per run of each kind.
+fn heard(run: &mut Run<'_>, origin: Origin, data: bool, notices: &mut dyn NoticeSink) {
+    let last = if data { &mut run.data_from } else { &mut run.control_from };
+    if *last != Some(origin.source) {
+        *last = Some(origin.source);
+        notices.notice(Notice::HeardElsewhere { peer: run.peer.id, source: origin.source, data });
     }
 }
 

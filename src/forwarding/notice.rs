@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::PeerPath;
 use crate::identity::AgentId;
 
 /// Something happened to a peer with a tunnel.
@@ -32,13 +33,13 @@ pub enum Notice {
     /// An answer to a handshake this agent began: a response or a cookie reply.
     HandshakeAnswer(StrangerDatagram),
     /// An authenticated packet came from another address than the primary path's.
-    Roamed {
+    HeardElsewhere {
         /// The peer.
         peer: AgentId,
         /// Where it came from.
         source: SocketAddr,
-        /// The local address it was sent to.
-        local_ip: Option<IpAddr>,
+        /// It was data: the peer has left the primary path. Probes go everywhere.
+        data: bool,
     },
     /// An in-tunnel control message, as a whole IPv6 packet.
     Control {
@@ -48,6 +49,8 @@ pub enum Notice {
         packet: Vec<u8>,
         /// It came in the newest session with that peer.
         newest: bool,
+        /// The path it came by.
+        path: PeerPath,
     },
 }
 

@@ -61,6 +61,10 @@ fn id(seed: u8) -> AgentId {
     IdentityKey::from_seed([seed; 32]).id()
 }
 
+fn path_of(text: &str) -> PeerPath {
+    PeerPath { endpoint: address(text), local_ip: Some(address(HERE).ip()) }
+}
+
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
@@ -208,7 +212,12 @@ fn without_consent_only_control_messages_pass_and_not_to_programs() {
     assert_eq!(bench.dropped("in_untrusted"), 1);
     let ping = ControlMessage::Ping { token: 1 }.emit(peer, own);
     assert!(bench.peer_sends(&ping).is_empty());
-    assert!(bench.notices.peers.contains(&Notice::Control { peer: id(2), packet: ping, newest: true }));
+    assert!(bench.notices.peers.contains(&Notice::Control {
+        peer: id(2),
+        packet: ping,
+        newest: true,
+        path: path_of(THERE)
+    }));
     assert!(bench.fib.route(peer.into()).is_none());
 }
 
@@ -246,8 +255,8 @@ fn what_no_session_authenticates_is_counted_by_kind() {
     initiation[0] = 1;
     bench.arrives(&initiation);
     bench.arrives(&[b"agn\x01\x01\0\0\0".as_slice(), &[0; 1300]].concat());
-    assert_eq!((bench.dropped("in_unknown_kind"), bench.dropped("in_unknown_index")), (2, 2));
-    assert_eq!((bench.dropped("handshake_invalid"), bench.dropped("introduction_invalid")), (1, 1));
+    assert_eq!((bench.dropped("in_unknown_kind"), bench.dropped("in_unknown_index")), (2, 1));
+    assert_eq!((bench.dropped("handshake_invalid"), bench.dropped("introduction_invalid")), (2, 1));
     assert_eq!(bench.notices.strangers, 0);
     let (stranger, own) = (TunnelSecret::from_bytes([5; 32]), TunnelSecret::from_bytes([1; 32]));
     let index = IndexTable::new().allocate(0, &mut TestRng::new(9));
@@ -299,14 +308,13 @@ fn a_packet_from_a_new_address_is_reported() {
     bench.notices.peers.clear();
     let packet = udp(bench.peer.into(), bench.own.into(), 80);
     bench.peer_sends(&packet);
-    assert!(!bench.notices.peers.iter().any(|notice| matches!(notice, Notice::Roamed { .. })));
+    assert!(!bench.notices.peers.iter().any(|notice| matches!(notice, Notice::HeardElsewhere { .. })));
     let peer = bench.fib.route(bench.peer.into()).unwrap();
     peer.shared.path.store(Some(Arc::new(PeerPath { endpoint: address("192.0.2.99:1"), local_ip: None })));
     bench.peer_sends(&packet);
-    let roamed = bench
-        .notices
-        .peers
-        .iter()
-        .any(|notice| matches!(notice, Notice::Roamed { source, .. } if *source == address(THERE)));
+    let roamed =
+        bench.notices.peers.iter().any(
+            |notice| matches!(notice, Notice::HeardElsewhere { source, data: true, .. } if *source == address(THERE)),
+        );
     assert!(roamed);
 }

@@ -108,9 +108,7 @@ impl Node {
             ));
         }
         if let Some(peer) = self.peers.get_mut(&id) {
-            for address in ticket.addresses() {
-                peer.note_candidate(*address);
-            }
+            peer.note_candidates(ticket.addresses().iter().copied());
         }
         Ok(id)
     }
@@ -153,7 +151,7 @@ impl Node {
     }
 
     fn trust_revoke(&mut self, now: Now, text: &str) -> Result<Reply, Error> {
-        let id = self.resolve(text, Among::All)?;
+        let id = self.resolve(text, Among::Related)?;
         let Some(peer) = self.peers.get(&id) else { return Err(internal()) };
         match peer.relation.ours {
             Ours::Granted => {}

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::limits::{HELLO_RATE, MESSAGE_RATE, backoff};
 use super::peer::{RecordSource, TheirAliases};
 use super::{Node, TimerKind, VERSIONS};
-use crate::identity::AgentId;
+use crate::forwarding::PeerPath;
+use crate::identity::{AgentId, TunnelPublic};
 use crate::time::Now;
 use crate::wire::control::{ControlError, ControlMessage, ControlPacket, GoodbyeReason, Hello};
 
@@ -19,7 +20,7 @@ const MAX_HELLOS: u32 = 8;
 
 impl Node {
     /// A control message that the session proves to come from this peer.
-    pub(super) fn handle_control(&mut self, now: Now, id: AgentId, packet: &[u8], newest: bool) {
+    pub(super) fn handle_control(&mut self, now: Now, id: AgentId, packet: &[u8], newest: bool, path: &PeerPath) {
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
         if !link.messages.take(now.time, MESSAGE_RATE) {
             return self.counters.drop_control_rate.increment();
@@ -36,6 +37,10 @@ impl Node {
         match message {
             ControlMessage::Hello(hello) => self.handle_hello(now, id, hello),
             ControlMessage::HelloAck { consent, .. } => {
+                let link = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut());
+                if !link.is_some_and(|link| link.hellos_received.take(now.time, HELLO_RATE)) {
+                    return self.counters.drop_control_rate.increment();
+                }
                 if let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) {
                     link.hello_acknowledged = true;
                     link.hellos = 0;
@@ -44,9 +49,13 @@ impl Node {
                 self.handle_consent(now, id, consent);
             }
             ControlMessage::Ping { token } => {
-                self.send_control(now, id, &ControlMessage::Pong { token });
+                // Back the way it came: that is the path it asks about.
+                self.send_control_to(now, id, &ControlMessage::Pong { token }, path.endpoint, path.local_ip);
             }
-            ControlMessage::Pong { token } => self.pong_received(now, id, token),
+            ControlMessage::Pong { token } => {
+                self.probe_answered(now, id, token, path.endpoint);
+                self.pong_received(now, id, token);
+            }
             // One that was overtaken by a new session ends nothing.
             ControlMessage::Goodbye { reason } if newest => self.handle_goodbye(now, id, reason),
             ControlMessage::Goodbye { .. } => {}
@@ -62,6 +71,7 @@ impl Node {
             return self.counters.drop_control_rate.increment();
         }
         let record_sequence = hello.record.record().sequence;
+        self.prove_key(id, hello.record.record().tunnel_key);
         self.learn_record(now, hello.record, RecordSource::Session);
         if let (Some(own), Some(peer)) = (hello.alias_self, hello.alias_peer) {
             self.learn_aliases(now, id, TheirAliases { own, peer });
@@ -69,6 +79,16 @@ impl Node {
         self.handle_consent(now, id, hello.consent);
         let consent = self.consents(now, id);
         self.send_control(now, id, &ControlMessage::HelloAck { record_sequence, consent });
+    }
+
+    /// It said hello under its key, from its own address: the key is its own.
+    pub(super) fn prove_key(&mut self, id: AgentId, key: TunnelPublic) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let used = peer.link.as_ref().is_some_and(|link| link.key == key);
+        if used && peer.proved_key != Some(key) {
+            peer.proved_key = Some(key);
+            self.store(id);
+        }
     }
 
     fn learn_aliases(&mut self, now: Now, id: AgentId, theirs: TheirAliases) {

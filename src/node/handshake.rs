@@ -1,7 +1,6 @@
 //! WireGuard handshakes: whom to answer, where to send, when a session stands.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Node, Output, TimerKind};
@@ -73,13 +72,9 @@ impl Node {
         peer.last_initiation = Some(initiation);
         if let Some(link) = &mut peer.link {
             link.stopped = false;
-            if link.shared.path.load().is_none() {
-                let path = PeerPath { endpoint: datagram.source, local_ip: datagram.local_ip };
-                link.shared.path.store(Some(Arc::new(path)));
-                link.path_since = Some(now.time);
-            }
         }
         self.store(id);
+        self.handshake_heard(now, id, datagram.source);
         self.arm_tunnel_timer(id);
     }
 
@@ -106,8 +101,8 @@ impl Node {
         let Ok(len) = completed else { return self.counters.drop_handshake_invalid.increment() };
         keepalive.truncate(len);
         let path = PeerPath { endpoint: datagram.source, local_ip: datagram.local_ip };
-        self.peer_roamed(now, id, path.endpoint, path.local_ip);
         self.transmit_on(&path, keepalive);
+        self.handshake_heard(now, id, datagram.source);
         self.session_established(now, id);
     }
 
@@ -147,6 +142,7 @@ impl Node {
         }
         self.send_hello(now, id);
         self.flush_queue(now, id);
+        self.try_all_paths(now, id);
         self.send_pings(now, id);
         self.arm_tunnel_timer(id);
     }
@@ -174,7 +170,8 @@ impl Node {
         self.arm_tunnel_timer(id);
     }
 
-    pub(super) fn traffic_seen(&mut self, _now: Now, id: AgentId) {
+    pub(super) fn traffic_seen(&mut self, now: Now, id: AgentId) {
+        self.path_timer(now, id);
         self.arm_tunnel_timer(id);
     }
 

@@ -115,9 +115,7 @@ impl Node {
         let before = peer.relation.state(now.unix_s());
         peer.last_introduction_ms = time_ms;
         peer.relation.introduction_received(now.unix_s(), request, grant);
-        for candidate in std::iter::once(source).chain(introduction.candidates) {
-            peer.note_candidate(candidate);
-        }
+        peer.note_candidates(std::iter::once(source).chain(introduction.candidates));
         let after = peer.relation.state(now.unix_s());
         self.counters.introductions.increment();
         if (before, after) != (TrustState::Pending, TrustState::Pending) {

@@ -34,8 +34,8 @@ pub(super) const INTRODUCTION_RATES: Rates = Rates { per_network: 4, total: 20 }
 pub(super) const KNOWN_INITIATION_RATES: Rates = Rates { per_network: 50, total: 1000 };
 /// Control messages from one peer: enough for pings from many programs, 1 % of a core.
 pub(super) const MESSAGE_RATE: u32 = 500;
-/// Hellos from one peer. Each costs a signature check and may cost a write to disk; one per change is enough.
-pub(super) const HELLO_RATE: u32 = 4;
+/// Hellos and their acknowledgements from one peer. Each costs a signature check and may cost a write to disk; one per change is enough.
+pub(super) const HELLO_RATE: u32 = 8;
 /// Networks counted at once. When more send, the idle ones are forgotten, and if there are none, newcomers wait.
 const MAX_NETWORKS: usize = 1024;
 

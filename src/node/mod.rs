@@ -20,6 +20,7 @@ mod control;
 mod handshake;
 mod introduction;
 pub mod limits;
+mod paths;
 mod peer;
 mod report;
 mod resolve;
@@ -259,8 +260,8 @@ impl Node {
             Notice::Active { peer } => self.traffic_seen(now, peer),
             Notice::HandshakeBegun { peer } => self.handshake_begun(now, peer),
             Notice::SessionConfirmed { peer } => self.session_established(now, peer),
-            Notice::Roamed { peer, source, local_ip } => self.peer_roamed(now, peer, source, local_ip),
-            Notice::Control { peer, packet, newest } => self.handle_control(now, peer, &packet, newest),
+            Notice::HeardElsewhere { peer, source, data } => self.heard_elsewhere(now, peer, source, data),
+            Notice::Control { peer, packet, newest, path } => self.handle_control(now, peer, &packet, newest, &path),
             Notice::HandshakeAnswer(datagram) => self.handle_stranger(now, &datagram),
         }
     }
@@ -268,6 +269,7 @@ impl Node {
     fn handle_timer(&mut self, now: Now, kind: TimerKind) {
         match kind {
             TimerKind::Tunnel(peer) => self.tunnel_timer(now, peer),
+            TimerKind::Path(peer) => self.path_timer(now, peer),
             TimerKind::Hello(peer) => self.hello_timer(now, peer),
             TimerKind::Introduction(peer) => self.introduction_timer(now, peer),
             TimerKind::Trust(peer) => self.trust_changed(now, peer),

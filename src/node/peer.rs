@@ -24,6 +24,7 @@ use crate::forwarding::{FibPeer, Ipv4Aliases, PeerPath, SharedPeer, WAITING_PACK
 use crate::identity::{
     AgentId, DEFAULT_IPV4_RANGE, SignedRecord, TunnelPublic, is_overlay, overlay_ipv6, preferred_ipv4,
 };
+use crate::path::PathSet;
 use crate::policy::{FlowTable, PortSpec};
 use crate::time::{Now, Time};
 use crate::trust::{Relation, Theirs};
@@ -65,6 +66,8 @@ pub(super) struct Peer {
     pub(super) last_initiation: Option<Initiation>,
     /// Time of the newest introduction from it, by its clock, milliseconds since 1970. Older ones are replays.
     pub(super) last_introduction_ms: u64,
+    /// The tunnel key under which it said hello: nobody else's.
+    pub(super) proved_key: Option<TunnelPublic>,
     /// When an initiation of it that looked like a replay last made this side begin a handshake.
     pub(super) stale_answered: Option<Time>,
     pub(super) link: Option<Link>,
@@ -91,6 +94,9 @@ pub(super) struct Link {
     /// When the current wish to talk began.
     pub(super) wanted_since: Option<Time>,
     pub(super) established: Option<Time>,
+    pub(super) paths: PathSet,
+    /// Bytes sent and received when traffic was last looked at.
+    pub(super) moved: (u64, u64),
     pub(super) path_since: Option<Time>,
     pub(super) gave_up: Option<Time>,
     pub(super) rtt_ms: Option<f64>,
@@ -134,6 +140,7 @@ impl Peer {
             flows: None,
             last_initiation: None,
             last_introduction_ms: 0,
+            proved_key: None,
             stale_answered: None,
             link: None,
             asking: Asking::default(),
@@ -154,11 +161,14 @@ impl Peer {
         Some((link.index, Arc::new(entry)))
     }
 
-    /// Notes where it may be reached, as it says itself: behind the addresses that are known to work.
-    pub(super) fn note_candidate(&mut self, address: SocketAddr) {
-        if is_usable(address) && !self.addresses.contains(&address) {
-            self.addresses.truncate(MAX_ADDRESSES - 1);
-            self.addresses.push(address);
+    /// Notes where it may be reached, as it says itself: behind the most promising address, before older hearsay.
+    pub(super) fn note_candidates(&mut self, candidates: impl IntoIterator<Item = SocketAddr>) {
+        let older = std::mem::take(&mut self.addresses);
+        let (proven, hearsay) = older.split_at(older.len().min(1));
+        for address in proven.iter().copied().chain(candidates).chain(hearsay.iter().copied()) {
+            if is_usable(address) && !self.addresses.contains(&address) && self.addresses.len() < MAX_ADDRESSES {
+                self.addresses.push(address);
+            }
         }
     }
 
@@ -201,6 +211,7 @@ impl Peer {
             their_aliases: self.their_aliases,
             last_initiation: self.last_initiation,
             last_introduction_ms: self.last_introduction_ms,
+            proved_key: self.proved_key,
         }
     }
 }
@@ -226,6 +237,7 @@ impl Node {
             peer.their_aliases = stored.their_aliases;
             peer.last_initiation = stored.last_initiation;
             peer.last_introduction_ms = stored.last_introduction_ms;
+            peer.proved_key = stored.proved_key;
             // A stored alias that no longer fits the range is replaced when trust is looked at below.
             if let (Some(aliases), Some(alias)) = (&mut self.aliases, stored.alias) {
                 peer.alias = aliases.insert_stored(peer.id, alias).ok();
@@ -321,6 +333,8 @@ impl Node {
             queue: VecDeque::new(),
             wanted_since: None,
             established: None,
+            paths: PathSet::new(),
+            moved: (0, 0),
             path_since: None,
             gave_up: None,
             rtt_ms: None,
@@ -336,18 +350,16 @@ impl Node {
     }
 
     /// Whether a peer may be linked under a tunnel key. Anybody can put anybody's key into its record, but only the
-    /// owner can complete a session: who has not gives way.
+    /// owner can say hello in a session under it, from its own address: who has not gives way to the next.
     fn may_use_key(&mut self, id: AgentId, key: TunnelPublic) -> bool {
-        if key == self.record.record().tunnel_key {
+        let proved = |peer: &Peer| peer.id != id && peer.proved_key == Some(key);
+        if key == self.record.record().tunnel_key || self.peers.values().any(proved) {
             return false;
         }
-        let Some(holder) = self.by_tunnel_key.get(&key).copied().filter(|holder| *holder != id) else { return true };
-        let link = self.peers.get(&holder).and_then(|peer| peer.link.as_ref());
-        let proved = link.is_some_and(|link| link.established.is_some());
-        if !proved {
+        if let Some(holder) = self.by_tunnel_key.get(&key).copied().filter(|holder| *holder != id) {
             self.unlink(holder);
         }
-        !proved
+        true
     }
 
     pub(super) fn unlink(&mut self, id: AgentId) {
@@ -359,6 +371,7 @@ impl Node {
         self.counters.drop_out_no_session.add(link.queue.len() as u64);
         self.timers.set(TimerKind::Tunnel(id), None);
         self.timers.set(TimerKind::Hello(id), None);
+        self.timers.set(TimerKind::Path(id), None);
         self.fib_changed = true;
     }
 
@@ -451,32 +464,12 @@ impl Node {
         self.outputs.push_back(Output::Transmit { destination: path.endpoint, local_ip: path.local_ip, datagram });
     }
 
-    /// An authenticated packet came from a new address: packets to the peer go there from now on.
-    pub(super) fn peer_roamed(&mut self, now: Now, id: AgentId, source: SocketAddr, local_ip: Option<IpAddr>) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let news = peer.note_address(source);
-        let Some(link) = &mut peer.link else { return };
-        let path = PeerPath { endpoint: source, local_ip };
-        if link.shared.path.load().as_deref() != Some(&path) {
-            tracing::debug!(peer = %id.short(), endpoint = %source, "path changed");
-            link.shared.path.store(Some(Arc::new(path)));
-            link.path_since = Some(now.time);
-        }
-        if news {
-            self.store(id);
-        }
-    }
-
     pub(super) fn local_addresses_changed(&mut self, now: Now, id: AgentId) {
         let Some(peer) = self.peers.get(&id) else { return };
         let Some(link) = &peer.link else { return };
-        let Some(path) = link.shared.path.load_full() else { return };
-        // The source address of the path may be gone; let the kernel choose, and let the peer see the new one.
-        if path.local_ip.is_some_and(|ip| !self.local_addresses.contains(&ip)) {
-            link.shared.path.store(Some(Arc::new(PeerPath { local_ip: None, ..*path })));
-        }
         if link.shared.tunnel.lock().has_session(now.time) {
             self.send_hello(now, id);
+            self.try_all_paths(now, id);
         } else if peer.trusted {
             self.start_handshake(now, id);
         }

@@ -10,6 +10,7 @@ use crate::api::{
     WhyStep,
 };
 use crate::identity::Ticket;
+use crate::path::{PathState, Route};
 use crate::time::{Now, Time};
 use crate::trust::Theirs;
 
@@ -131,6 +132,7 @@ impl Node {
         if live {
             let since = link.established.map(|at| self.at_ms(at));
             steps.push(step("session", true, "WireGuard session established".to_owned(), since));
+            steps.push(probe_step(link));
             let path = path_status(now, peer, self.mtu);
             let endpoint = path.endpoint.map_or_else(|| "unknown".to_owned(), |endpoint| endpoint.to_string());
             let rtt = path.rtt_ms.map_or_else(String::new, |rtt| format!(", {rtt:.2} ms"));
@@ -211,6 +213,26 @@ fn trust_detail(now: Now, peer: &Peer, state: TrustState) -> String {
     }
 }
 
+fn probe_step(link: &Link) -> WhyStep {
+    let (mut answering, mut silent) = (Vec::new(), Vec::new());
+    for path in link.paths.report() {
+        let Route::Direct(address) = path.candidate.route else { continue };
+        match (path.state, path.rtt) {
+            (PathState::Working, Some(rtt)) => {
+                answering.push(format!("{address} in {:.2} ms", rtt.as_secs_f64() * 1000.0));
+            }
+            _ => silent.push(address.to_string()),
+        }
+    }
+    let ok = !answering.is_empty();
+    let mut detail = if ok { answering.join(", ") } else { "nothing answered yet".to_owned() };
+    if !silent.is_empty() {
+        detail.push_str("; silent: ");
+        detail.push_str(&silent.join(", "));
+    }
+    step("probe", ok, detail, None)
+}
+
 fn addresses_text(peer: &Peer) -> String {
     peer.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -232,7 +254,7 @@ pub(super) fn path_status(now: Now, peer: &Peer, mtu: u32) -> PathStatus {
         kind: PathKind::Direct,
         endpoint: Some(endpoint),
         via: None,
-        rtt_ms: link.rtt_ms,
+        rtt_ms: link.paths.primary_rtt().map(|rtt| rtt.as_secs_f64() * 1000.0).or(link.rtt_ms),
         since_s: link.path_since.map(|at| now.time.since(at).as_secs_f64()),
         mtu,
     }
@@ -286,7 +308,11 @@ pub(super) fn trust_entry(now: Now, peer: &Peer) -> TrustEntry {
         trust: peer.relation.state(now.unix_s()),
         reason: request.map(|request| request.reason.clone()).filter(|reason| !reason.is_empty()),
         ports: peer.relation.grant.ports.clone(),
-        expires_s: peer.relation.expires().map(|at| at.saturating_sub(now.unix_s())),
+        expires_s: match peer.relation.expires() {
+            Some(at) => Some(at.saturating_sub(now.unix_s())),
+            // What it will be once both agree.
+            None => peer.relation.grant.ttl_s,
+        },
         since_s: now.unix_s().saturating_sub(peer.relation.since),
         from: request.and_then(|request| request.from),
     }

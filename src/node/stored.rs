@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::peer::{RecordSource, TheirAliases};
-use crate::identity::{AgentId, RecordError, SignedRecord};
+use crate::identity::{AgentId, RecordError, SignedRecord, TunnelPublic};
 use crate::trust::Relation;
 use crate::tunnel::Initiation;
 
@@ -35,6 +35,8 @@ pub struct StoredPeer {
     pub last_initiation: Option<Initiation>,
     /// Time of the newest introduction from it, by its clock, milliseconds since 1970.
     pub last_introduction_ms: u64,
+    /// The tunnel key under which it said hello.
+    pub proved_key: Option<TunnelPublic>,
 }
 
 /// Why a row cannot be read.
@@ -62,6 +64,7 @@ struct Row {
     their_aliases: Option<TheirAliases>,
     last_initiation: Option<Vec<u8>>,
     last_introduction_ms: u64,
+    proved_key: Option<TunnelPublic>,
 }
 
 impl StoredPeer {
@@ -84,6 +87,7 @@ impl StoredPeer {
             their_aliases: self.their_aliases,
             last_initiation: self.last_initiation.map(|initiation| initiation.to_vec()),
             last_introduction_ms: self.last_introduction_ms,
+            proved_key: self.proved_key,
         };
         // Serialising plain data into memory has no way to fail.
         postcard::to_extend(&row, vec![VERSION]).unwrap_or_default()
@@ -113,6 +117,7 @@ impl StoredPeer {
             their_aliases: row.their_aliases,
             last_initiation,
             last_introduction_ms: row.last_introduction_ms,
+            proved_key: row.proved_key,
         })
     }
 }

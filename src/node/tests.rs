@@ -29,6 +29,7 @@ pub(crate) fn stored_for_tests(key: &IdentityKey) -> StoredPeer {
         their_aliases: None,
         last_initiation: Some([3; 148]),
         last_introduction_ms: 5,
+        proved_key: None,
     }
 }
 
@@ -140,7 +141,8 @@ fn only_what_was_asked_can_be_decided() {
     let mut node = node(peers(1));
     let code = |result: Result<Reply, crate::api::Error>| result.map(|_| ()).unwrap_err().code;
     use crate::api::ErrorCode;
-    assert_eq!(code(node.command(now(), Command::TrustRevoke("stored".into()))), ErrorCode::NoRequest);
+    let id = IdentityKey::from_seed([1; 32]).id().to_string();
+    assert_eq!(code(node.command(now(), Command::TrustRevoke(id))), ErrorCode::NoRequest);
     assert!(node.command(now(), Command::TrustApprove("stored".into())).is_ok());
     assert_eq!(code(node.command(now(), Command::TrustReject("stored".into()))), ErrorCode::NoRequest);
     assert!(node.command(now(), Command::TrustRevoke("stored".into())).is_ok());
@@ -215,10 +217,11 @@ fn nobody_takes_the_tunnel_key_of_another() {
         let record = SignedRecord::sign(&thief, record).unwrap();
         node.learn_record(now(), record, RecordSource::Session);
     };
-    // The victim has proved its key.
-    node.peers.get_mut(&victim.id()).unwrap().link.as_mut().unwrap().established = Some(Time::ZERO);
+    // The victim said hello under its key at some time, and is away now.
+    node.prove_key(victim.id(), key);
+    node.unlink(victim.id());
     steal(&mut node, 100, key);
-    assert_eq!(node.by_tunnel_key.get(&key), Some(&victim.id()));
+    assert_eq!(node.by_tunnel_key.get(&key), None);
     assert!(node.peers[&thief.id()].link.is_none());
     assert_eq!(node.why(now(), &thief.id().to_string()).unwrap().reason_code, "tunnel_key_taken");
     // Nor this agent's own.

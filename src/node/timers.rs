@@ -10,6 +10,8 @@ use crate::time::Time;
 pub enum TimerKind {
     /// Handshake and session timers of one peer.
     Tunnel(AgentId),
+    /// Probes and liveness of the paths to one peer.
+    Path(AgentId),
     /// Sending the hello again that was not acknowledged.
     Hello(AgentId),
     /// Sending the introduction again to a peer that has not answered.

@@ -37,9 +37,13 @@ const PRIMARY_INTERVAL: Duration = Duration::from_secs(10);
 const WANTED_FOR: Duration = Duration::from_secs(30);
 /// How long what was sent may go without anything coming back before the primary path is doubted: this, or three
 /// round trips. One-way traffic draws a WireGuard keepalive only after 10 s, so doubt is settled by a probe.
-const DOUBT_AFTER: Duration = Duration::from_millis(400);
+const DOUBT_AFTER: Duration = Duration::from_millis(300);
 /// How long a doubted path has to answer before another takes over: this, or three round trips.
-const PROOF_WITHIN: Duration = Duration::from_millis(300);
+const PROOF_WITHIN: Duration = Duration::from_millis(200);
+/// With a doubt, paths that do not work are tried again too, this often at most.
+const RESCUE_INTERVAL: Duration = Duration::from_secs(5);
+/// A doubted path is probed this often in that time: one lost probe is no proof.
+const DOUBT_INTERVAL: Duration = Duration::from_millis(100);
 /// An unanswered probe is forgotten after this.
 const PROBE_LIFE: Duration = Duration::from_secs(5);
 /// A path that answered within this time is taken to work.
@@ -96,6 +100,10 @@ pub struct PathSet {
     unanswered: Option<Time>,
     /// When the primary path was asked to prove itself.
     doubted: Option<Time>,
+    /// No path answered; said once, until one does.
+    lost: bool,
+    /// When a doubt last had every path probed.
+    rescued: Option<Time>,
     outputs: VecDeque<Output>,
 }
 
@@ -122,6 +130,8 @@ impl PathSet {
             wanted: None,
             unanswered: None,
             doubted: None,
+            rescued: None,
+            lost: false,
             outputs: VecDeque::new(),
         }
     }
@@ -130,6 +140,12 @@ impl PathSet {
     #[must_use]
     pub fn primary(&self) -> Option<Route> {
         self.primary
+    }
+
+    /// Smoothed round trip of the primary path, once measured.
+    #[must_use]
+    pub fn primary_rtt(&self) -> Option<Duration> {
+        self.paths.iter().find(|path| Some(path.candidate.route) == self.primary)?.rtt
     }
 
     /// Every path, for people.
@@ -156,11 +172,34 @@ impl PathSet {
 
     /// An authenticated packet came by this route: it works at least in this direction.
     pub fn packet_received(&mut self, now: Time, route: Route) {
-        self.unanswered = None;
+        if self.primary == Some(route) {
+            self.unanswered = None;
+        }
         self.add_candidates(now, [Candidate { kind: CandidateKind::PeerReflexive, route }]);
         if self.primary.is_none() {
             // Better than nothing, until a probe has proved something.
             self.choose(route);
+        }
+    }
+
+    /// The peer answered a handshake, or began one, by this route: it works. It carries data unless a better one does.
+    pub fn handshake_heard(&mut self, now: Time, route: Route) {
+        self.packet_received(now, route);
+        if self.primary.is_none_or(|primary| self.quality(now, primary).is_none()) {
+            self.choose(route);
+        }
+    }
+
+    /// The peer sends its data by another route than the primary one, which may have died for it.
+    pub fn peer_moved(&mut self, now: Time, route: Route) {
+        self.packet_received(now, route);
+        if self.primary != Some(route) && self.doubted.is_none() && !self.lost {
+            self.wanted = Some(now);
+            self.begin_doubt(now);
+            for path in self.paths.iter_mut().filter(|path| path.candidate.route == route) {
+                path.attempts = 0;
+                path.next = Some(now);
+            }
         }
     }
 
@@ -172,7 +211,6 @@ impl PathSet {
         }
         if received {
             self.unanswered = None;
-            self.doubted = None;
         } else if sent {
             self.unanswered.get_or_insert(now);
         }
@@ -193,6 +231,7 @@ impl PathSet {
         let mut probed = self.paths.iter_mut().filter_map(|path| Some((path.take_outstanding(token)?, path)));
         let Some((sent, path)) = probed.next() else { return };
         path.prove(now, now.since(sent));
+        self.lost = false;
         let proved = path.candidate.route;
         if proved != route {
             // The way back is another one. It is a candidate of its own, and is probed as one.
@@ -206,16 +245,25 @@ impl PathSet {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time, rng: &mut dyn CryptoRng) {
-        self.doubt(now);
         let (wanted, primary) = (self.is_wanted(now), self.primary);
+        if wanted {
+            self.doubt(now);
+        } else {
+            // Nobody waits for an answer any more, and after a sleep nobody could have come.
+            (self.unanswered, self.doubted) = (None, None);
+        }
         for path in &mut self.paths {
-            path.outstanding.retain(|(_, sent)| now.since(*sent) < PROBE_LIFE);
+            path.forget_probes(now);
             if path.next.is_some_and(|at| at <= now) {
                 if !wanted {
                     path.next = None;
                     continue;
                 }
-                let token = path.probe(now, rng.next_u64(), primary == Some(path.candidate.route));
+                let interval = match self.doubted {
+                    Some(_) if path.state == PathState::Working => DOUBT_INTERVAL,
+                    _ => path.interval(primary == Some(path.candidate.route)),
+                };
+                let token = path.probe(now, rng.next_u64(), interval);
                 self.outputs.push_back(Output::Probe { route: path.candidate.route, token });
             }
         }
@@ -225,7 +273,7 @@ impl PathSet {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
         let probes = self.paths.iter().filter_map(|path| path.next);
-        let doubt = self.unanswered.filter(|_| self.primary.is_some() && self.doubted.is_none());
+        let doubt = self.unanswered.filter(|_| self.primary.is_some() && self.doubted.is_none() && !self.lost);
         let verdict = self.doubted.map(|at| at + self.proof_within());
         probes.chain(doubt.map(|at| at + self.doubt_after())).chain(verdict).min()
     }
@@ -254,14 +302,23 @@ impl PathSet {
             }
         } else if let Some(since) = self.unanswered
             && self.primary.is_some()
+            && !self.lost
             && now.since(since) >= self.doubt_after()
         {
-            self.doubted = Some(now);
-            // Only paths that worked: traffic in one direction draws nothing either, and must not cost a probe of every
-            // candidate twice a second.
-            for path in self.paths.iter_mut().filter(|path| path.state == PathState::Working) {
-                path.next = Some(now);
-            }
+            self.begin_doubt(now);
+        }
+    }
+
+    fn begin_doubt(&mut self, now: Time) {
+        self.doubted = Some(now);
+        // Mostly paths that worked: traffic in one direction draws nothing either, and must not cost a probe of every
+        // candidate twice a second.
+        let rescue = self.rescued.is_none_or(|at| now.since(at) >= RESCUE_INTERVAL);
+        if rescue {
+            self.rescued = Some(now);
+        }
+        for path in self.paths.iter_mut().filter(|path| rescue || path.state == PathState::Working) {
+            path.next = Some(now);
         }
     }
 
@@ -278,6 +335,7 @@ impl PathSet {
         match self.best(now) {
             Some(route) => self.choose(route),
             None => {
+                self.lost = true;
                 self.outputs.push_back(Output::Lost);
                 self.probe_everything(now);
             }
@@ -313,17 +371,14 @@ impl PathSet {
         path.rtt.filter(|_| works).map(|rtt| Quality { route, rtt })
     }
 
-    fn primary_rtt(&self) -> Duration {
-        let primary = self.paths.iter().find(|path| Some(path.candidate.route) == self.primary);
-        primary.and_then(|path| path.rtt).unwrap_or_default()
-    }
-
     fn doubt_after(&self) -> Duration {
-        DOUBT_AFTER.max(self.primary_rtt() * 3)
+        DOUBT_AFTER.max(self.primary_rtt().unwrap_or_default() * 3)
     }
 
     fn proof_within(&self) -> Duration {
-        PROOF_WITHIN.max(self.primary_rtt() * 3)
+        // Whichever path is to take over must have had the time to answer.
+        let working = self.paths.iter().filter(|path| path.state == PathState::Working);
+        PROOF_WITHIN.max(working.filter_map(|path| path.rtt).max().unwrap_or_default() * 3)
     }
 
     /// A place for one more path: one that never answered, of the least promising kind, gives way.
@@ -331,7 +386,9 @@ impl PathSet {
         if self.paths.len() < MAX_PATHS {
             return true;
         }
-        let replaceable = |path: &Path| path.state != PathState::Working && Some(path.candidate.route) != self.primary;
+        // The last resort stays.
+        let kept = |route: Route| route.is_relayed() || Some(route) == self.primary;
+        let replaceable = |path: &Path| path.state != PathState::Working && !kept(path.candidate.route);
         let worst = self.paths.iter().enumerate().filter(|(_, path)| replaceable(path));
         let Some((position, worst)) = worst.max_by_key(|(_, path)| path.candidate.kind) else { return false };
         if worst.candidate.kind < kind {
@@ -362,14 +419,14 @@ impl Path {
         }
     }
 
-    fn probe(&mut self, now: Time, token: u64, is_primary: bool) -> u64 {
+    fn probe(&mut self, now: Time, token: u64, interval: Duration) -> u64 {
         if self.outstanding.len() == MAX_OUTSTANDING {
             self.outstanding.pop_front();
         }
         self.outstanding.push_back((token, now));
         self.attempts += 1;
         self.probes = self.probes.saturating_add(1);
-        self.next = Some(now + self.interval(is_primary));
+        self.next = Some(now + interval);
         token
     }
 
@@ -378,12 +435,24 @@ impl Path {
         if self.state == PathState::Working {
             return if is_primary { PRIMARY_INTERVAL } else { STANDBY_INTERVAL };
         }
-        match (BURST.get(self.attempts), BURST.get(self.attempts.wrapping_sub(1))) {
+        match (BURST.get(self.attempts + 1), BURST.get(self.attempts)) {
             (Some(next), Some(last)) => next.saturating_sub(*last),
             _ => {
-                let doublings = u32::try_from(self.attempts.saturating_sub(BURST.len())).unwrap_or(u32::MAX).min(16);
+                let doublings =
+                    u32::try_from(self.attempts.saturating_sub(BURST.len() - 1)).unwrap_or(u32::MAX).min(16);
                 RETRY_FIRST.saturating_mul(1 << doublings).min(RETRY_LONGEST)
             }
+        }
+    }
+
+    /// Drops probes nobody will answer any more. A path that leaves them unanswered works no longer.
+    fn forget_probes(&mut self, now: Time) {
+        let before = self.outstanding.len();
+        self.outstanding.retain(|(_, sent)| now.since(*sent) < PROBE_LIFE);
+        let fresh = self.answered.is_some_and(|at| now.since(at) < FRESH_FOR);
+        if self.outstanding.len() < before && !fresh && self.state == PathState::Working {
+            self.state = PathState::Failed;
+            self.attempts = 0;
         }
     }
 

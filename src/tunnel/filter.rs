@@ -1,4 +1,4 @@
-//! A first look at handshake initiations.
+//! A first look at handshake messages.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use boringtun::x25519;
 use crate::identity::TunnelPublic;
 use crate::wire::WIREGUARD_COOKIE_LEN;
 
-/// Tells initiations made by somebody who knows this agent's tunnel key from noise, at the cost of one hash (the field
+/// Tells initiations and responses made by somebody who knows this agent's tunnel key from noise, at the cost of one hash (the field
 /// mac1; WireGuard paper, section 5.4.4). It proves nothing else: keys are public.
-pub struct InitiationFilter(RateLimiter);
+pub struct HandshakeFilter(RateLimiter);
 
-impl InitiationFilter {
+impl HandshakeFilter {
     /// A filter for the agent with this key.
     #[must_use]
     pub fn new(own_key: &TunnelPublic) -> Self {
@@ -20,15 +20,15 @@ impl InitiationFilter {
         Self(RateLimiter::new(&x25519::PublicKey::from(*own_key.as_bytes()), u64::MAX))
     }
 
-    /// Whether the initiation was made for this agent's key.
+    /// Whether the message was made for this agent's key.
     #[must_use]
-    pub fn is_for_us(&self, initiation: &[u8]) -> bool {
-        self.0.verify_packet(None, initiation, &mut [0; WIREGUARD_COOKIE_LEN]).is_ok()
+    pub fn is_for_us(&self, message: &[u8]) -> bool {
+        self.0.verify_packet(None, message, &mut [0; WIREGUARD_COOKIE_LEN]).is_ok()
     }
 }
 
-impl fmt::Debug for InitiationFilter {
+impl fmt::Debug for HandshakeFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("InitiationFilter")
+        f.write_str("HandshakeFilter")
     }
 }

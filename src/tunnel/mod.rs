@@ -32,7 +32,7 @@ use crate::identity::{TunnelPublic, TunnelSecret};
 use crate::time::Time;
 use crate::wire::{WIREGUARD_INITIATION_LEN, WIREGUARD_OVERHEAD, WIREGUARD_RESPONSE_LEN};
 
-pub use filter::InitiationFilter;
+pub use filter::HandshakeFilter;
 pub use index::{IndexTable, TunnelIndex};
 
 /// A handshake initiation as it travels.
@@ -51,6 +51,8 @@ const TYPE_COOKIE: u8 = 3;
 const TYPE_DATA: u8 = 4;
 /// A session is not used for sending after this time (WireGuard paper, section 6.1: Reject-After-Time).
 const REJECT_AFTER: Duration = Duration::from_secs(180);
+/// Keys of a session are erased after this time (section 6.3: three times Reject-After-Time).
+const ERASE_AFTER: Duration = Duration::from_secs(540);
 /// The library's timers are rounded to when it was last told the time; while traffic flows it is told this often.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// While a session saw data within [`ACTIVE_FOR`], its timers run this often even if no packet drives them.
@@ -88,8 +90,13 @@ pub struct Tunnel {
     /// Start of the newest session that may be used for sending.
     session_since: Option<Time>,
     last_data: Option<Time>,
+    /// When the keys of a session that ended are erased, by running the library's timers.
+    erase_at: Option<Time>,
     /// Our index of the newest session, as it stands in the peer's messages.
     newest: Option<u32>,
+    newest_since: Time,
+    /// The one before.
+    previous: Option<u32>,
 }
 
 impl std::fmt::Debug for Tunnel {
@@ -208,6 +215,9 @@ impl Tunnel {
             session_since: None,
             last_data: None,
             newest: None,
+            newest_since: now,
+            previous: None,
+            erase_at: None,
         };
         if let Some(initiation) = last_initiation {
             tunnel.remember_timestamp(initiation);
@@ -280,7 +290,9 @@ impl Tunnel {
             self.last_data = Some(now);
         }
         let session_confirmed = self.confirm(now, receiver);
-        Ok(Opened { len, session_confirmed, newest: receiver == self.newest })
+        // Two handshakes that cross leave two sessions, and either may be the one the other side uses.
+        let crossing = now.since(self.newest_since) < REKEY_TIMEOUT && receiver == self.previous;
+        Ok(Opened { len, session_confirmed, newest: receiver == self.newest || crossing })
     }
 
     /// Answers a handshake initiation (type 1) whose static key was found to be this peer's.
@@ -333,7 +345,7 @@ impl Tunnel {
             _ => return Err(OpenError::Unauthenticated),
         };
         self.outgoing = None;
-        self.newest = message_receiver(response);
+        self.begin_newest(now, message_receiver(response));
         self.session_since = Some(now);
         self.last_data = Some(now);
         self.drain_library_queue();
@@ -385,6 +397,15 @@ impl Tunnel {
         if now.since(self.refreshed_at) < REFRESH_INTERVAL {
             return Ok(Refreshed::default());
         }
+        if self.session_since.is_some_and(|since| now.since(since) >= REJECT_AFTER) {
+            // It was not renewed while there was traffic, so there is none. The library would renew it now, for nothing.
+            self.erase_at = self.session_since.take().map(|since| since + ERASE_AFTER);
+            return Ok(Refreshed::default());
+        }
+        if self.session_since.is_none() && self.erase_at.is_some_and(|at| now < at) {
+            return Ok(Refreshed::default());
+        }
+        self.erase_at = None;
         let len = self.run_library_timers(now, out);
         let initiation = Initiation::try_from(&out[..len]).ok();
         if let Some(initiation) = initiation {
@@ -405,7 +426,8 @@ impl Tunnel {
         if let Some(outgoing) = &self.outgoing {
             return Some(outgoing.next_send());
         }
-        let expiry = self.session_since? + REJECT_AFTER;
+        let Some(since) = self.session_since else { return self.erase_at };
+        let expiry = since + REJECT_AFTER;
         // Never sooner than a refresh would do something, or the caller would spin.
         let soonest = self.refreshed_at + ACTIVE_TICK;
         match self.last_data {
@@ -472,10 +494,16 @@ impl Tunnel {
             self.outgoing = None;
         }
         self.session_since = Some(answered.at);
-        self.newest = receiver;
+        self.begin_newest(now, receiver);
         self.last_data = Some(now);
         self.drain_library_queue();
         true
+    }
+
+    fn begin_newest(&mut self, now: Time, index: Option<u32>) {
+        self.previous = self.newest;
+        self.newest = index;
+        self.newest_since = now;
     }
 
     /// The library queues empty keepalives when a session ends under them. They are worthless; keep its queue empty.

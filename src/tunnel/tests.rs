@@ -226,9 +226,9 @@ fn packets_of_an_older_session_are_told_from_those_of_the_newest() {
     let (mut old, mut out) = ([0; LEN], [0; LEN]);
     let len = pair.a.seal(at(1), &packet(1), &mut old).unwrap();
     connect(&mut pair, at(2));
-    assert!(!pair.b.open(at(2), &old[..len], &mut out).unwrap().newest);
-    let len = pair.a.seal(at(2), &packet(1), &mut old).unwrap();
-    assert!(pair.b.open(at(2), &old[..len], &mut out).unwrap().newest);
+    assert!(!pair.b.open(at(8), &old[..len], &mut out).unwrap().newest);
+    let len = pair.a.seal(at(8), &packet(1), &mut old).unwrap();
+    assert!(pair.b.open(at(8), &old[..len], &mut out).unwrap().newest);
 }
 
 #[test]

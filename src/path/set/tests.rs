@@ -68,7 +68,7 @@ impl Bench {
         while self.now < end {
             self.now = self.now + MS * 10;
             let elapsed = self.now.since_origin().as_millis();
-            if traffic.is_some_and(|every| elapsed % every.as_millis() == 0) {
+            if traffic.is_some_and(|every| elapsed.is_multiple_of(every.as_millis())) {
                 let echoed = self.set.primary().and_then(|route| self.rtt(route)).is_some();
                 self.set.traffic(self.now, true, echoed);
             }
@@ -144,7 +144,8 @@ fn nothing_left_is_said_once_per_attempt_and_recovers() {
     bench.run(Duration::from_secs(2), Some(MS * 10));
     bench.change(path, None);
     bench.run(Duration::from_secs(3), Some(MS * 10));
-    assert!((1..=5).contains(&bench.lost), "{}", bench.lost);
+    assert_eq!(bench.lost, 1);
+    assert!(bench.probes < 60, "{} probes", bench.probes);
     assert_eq!(bench.set.primary(), Some(path), "data keeps going somewhere");
     bench.change(path, Some(20));
     bench.run(Duration::from_secs(1), Some(MS * 10));
@@ -166,7 +167,7 @@ fn one_way_traffic_is_no_reason_to_leave_a_path() {
     }
     assert_eq!(bench.primaries, []);
     assert_eq!(bench.lost, 0);
-    assert!(bench.probes < 60, "{} probes in 11 s", bench.probes);
+    assert!(bench.probes < 100, "{} probes in 11 s", bench.probes);
 }
 
 #[test]

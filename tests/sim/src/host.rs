@@ -1,7 +1,7 @@
 //! One host: control plane, data plane, device and disk.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use agentnet::forwarding::{Fib, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, Outbound, StrangerDatagram};
@@ -16,17 +16,19 @@ use ipnet::Ipv4Net;
 use rand_core::{TryCryptoRng, TryRng};
 use sha2::{Digest, Sha256};
 
-use super::transport_address;
+use super::{second_address, transport_address};
 
 /// How a host differs from the default.
 #[derive(Clone)]
 pub struct HostOptions {
     pub ipv4_range: Option<Ipv4Net>,
+    /// The host has an IPv6 transport address too.
+    pub both_families: bool,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { ipv4_range: Some(DEFAULT_IPV4_RANGE) }
+        Self { ipv4_range: Some(DEFAULT_IPV4_RANGE), both_families: false }
     }
 }
 
@@ -48,6 +50,8 @@ pub struct Host {
     inbound: Inbound,
     outbound: Outbound,
     delivered: Vec<Vec<u8>>,
+    received: RecvBatch,
+    packets: PacketBatch,
     queues: Queues,
 }
 
@@ -83,19 +87,21 @@ impl Host {
             sent: Vec::new(),
             events: Vec::new(),
             number,
-            options,
             life: 0,
             sequence: 0,
-            socket: Some(open(net, number)),
+            socket: Some(open(net, number, &options)),
             delivered: Vec::new(),
+            received: RecvBatch::new(),
+            packets: PacketBatch::new(4 << 20, 2048),
             queues: Queues::default(),
+            options,
         }
     }
 
     pub(crate) fn restart(&mut self, now: Now, net: &FakeNet) {
         // The port is free only after the old socket is gone.
         self.socket = None;
-        self.socket = Some(open(net, self.number));
+        self.socket = Some(open(net, self.number, &self.options));
         self.queues = Queues::default();
         self.life += 1;
         let rows = self.stored.values().map(|row| StoredPeer::decode(row).unwrap()).collect();
@@ -170,10 +176,10 @@ impl Host {
     }
 
     fn receive(&mut self, now: Now) -> usize {
-        let (mut received, mut packets) = (RecvBatch::new(), PacketBatch::new(4 << 20, 2048));
-        let moved = self.socket.as_ref().unwrap().recv_batch(&mut received).unwrap();
-        self.inbound.process(now.time, &self.fib, &mut received, &mut packets, &mut self.queues);
-        self.delivered.extend(packets.iter().map(|(_, packet)| packet.to_vec()));
+        let moved = self.socket.as_ref().unwrap().recv_batch(&mut self.received).unwrap();
+        self.packets.clear();
+        self.inbound.process(now.time, &self.fib, &mut self.received, &mut self.packets, &mut self.queues);
+        self.delivered.extend(self.packets.iter().map(|(_, packet)| packet.to_vec()));
         moved
     }
 
@@ -189,9 +195,13 @@ impl Host {
     }
 }
 
-fn open(net: &FakeNet, number: usize) -> FakeSocket {
-    let address = transport_address(number);
-    net.socket(&[address.ip()], address.port()).unwrap()
+fn open(net: &FakeNet, number: usize, options: &HostOptions) -> FakeSocket {
+    net.socket(&addresses(number, options), transport_address(number).port()).unwrap()
+}
+
+fn addresses(number: usize, options: &HostOptions) -> Vec<IpAddr> {
+    let second = options.both_families.then(|| second_address(number).ip());
+    [transport_address(number).ip()].into_iter().chain(second).collect()
 }
 
 fn start(
@@ -213,7 +223,7 @@ fn start(
         ipv4_range: options.ipv4_range,
         port: address.port(),
         mtu: 1420,
-        local_addresses: vec![address.ip()],
+        local_addresses: addresses(number, options),
         peers,
         counters: Arc::clone(counters),
         rng: Box::new(SeededRng { seed: (number as u64) << 32 | life, counter: 0 }),

@@ -2,7 +2,8 @@
 //! device that live in memory; nothing sleeps, and a run with the same seed is the same run.
 //!
 //! ```text
-//!   host 0 ── 192.0.2.1 ──┐
+//!   host 0 ── 192.0.2.1 ──┐              and the same over IPv6, 2001:db8::1 and so on,
+//!                         │              for hosts that have both
 //!   host 1 ── 192.0.2.2 ──┼── one network, no delay, loses what a test tells it to lose
 //!   host n ── ...         ┘
 //! ```
@@ -146,6 +147,12 @@ impl World {
         self.hosts[host].program_sends(now, packet);
         self.settle();
     }
+}
+
+/// The IPv6 address of host `number`.
+pub fn second_address(number: usize) -> SocketAddr {
+    let last = u16::try_from(number + 1).unwrap();
+    SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last)), 41641)
 }
 
 /// The transport address of host `number`.

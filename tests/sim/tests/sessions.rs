@@ -160,8 +160,8 @@ fn ping_measures_and_gives_up() {
 #[test]
 fn hosts_with_different_alias_ranges_understand_each_other() {
     let mut world = World::new(1);
-    let other = world.add_host(HostOptions { ipv4_range: "198.18.0.0/15".parse().ok() });
-    let none = world.add_host(HostOptions { ipv4_range: None });
+    let other = world.add_host(HostOptions { ipv4_range: "198.18.0.0/15".parse().ok(), ..HostOptions::default() });
+    let none = world.add_host(HostOptions { ipv4_range: None, ..HostOptions::default() });
     world.trust(0, other);
     world.trust(0, none);
     assert!(world.carries_ipv4(0, other) && world.carries_ipv4(other, 0));
