@@ -19,13 +19,21 @@
 //! At most 1,232 bytes in all, so that a message sealed by WireGuard passes every path. A message
 //! of an unknown type or version is an error of its own: count it, ignore it, keep the session.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+mod path;
+mod rendezvous;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use smoltcp::wire::{IpProtocol, Ipv6Packet, Ipv6Repr};
 
 use super::{CONTROL_NEXT_HEADER, MAX_UNFRAGMENTED_PAYLOAD};
 use crate::identity::{RecordError, SignedRecord, VersionRange, is_overlay, overlay_ipv6};
+
+pub use path::{Candidate, CandidateKind, MAX_PATH_CANDIDATES, MAX_PROBE_LEN, MIN_PROBE_LEN, PATH_TYPES, PathMessage};
+pub use rendezvous::{
+    IntroducedStatus, MAX_OBSERVED, MAX_SEALED_LEN, RENDEZVOUS_TYPES, RelayRefusal, RendezvousMessage,
+};
 
 /// Longest control message in bytes, IPv6 header included.
 pub const MAX_CONTROL_LEN: usize = MAX_UNFRAGMENTED_PAYLOAD;
@@ -125,6 +133,9 @@ pub enum ControlError {
     /// The body does not decode, or its encoding is not the canonical one.
     #[error("the control message is malformed")]
     Malformed,
+    /// A list or a length is over its limit, or an address is none that packets can be sent to.
+    #[error("the control message breaks a limit")]
+    Limits,
     /// The record of a Hello is not valid.
     #[error("the record in the Hello is not valid: {0}")]
     Record(#[from] RecordError),
@@ -267,6 +278,27 @@ fn encode_body(body: &impl Serialize) -> Vec<u8> {
 
 fn decode_body<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ControlError> {
     postcard::from_bytes(body).map_err(|_| ControlError::Malformed)
+}
+
+/// An address as it is written: IPv4 as IPv4, and without what means something on this host only.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod test_support {
+    use std::net::{IpAddr, SocketAddr};
+
+    use proptest::prelude::*;
+
+    use crate::identity::ticket::is_usable_address;
+
+    /// An address that packets can be sent to, in its only written form.
+    pub(super) fn any_address() -> impl Strategy<Value = SocketAddr> {
+        (any::<IpAddr>(), 1u16..)
+            .prop_map(|(ip, port)| super::canonical(SocketAddr::new(ip, port)))
+            .prop_filter("usable", is_usable_address)
+    }
 }
 
 #[cfg(test)]

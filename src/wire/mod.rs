@@ -8,6 +8,9 @@
 //! | [`mod@classify`] | which kind of datagram arrived, by its first bytes |
 //! | [`introduction`] | the sealed message to an agent one has no session with |
 //! | [`control`] | messages between two agents inside their session |
+//! | [`rendezvous`] | asking a rendezvous server for its record, without a session |
+//! | [`relay`] | a WireGuard datagram on its way through a relay |
+//! | [`stun`] | where a datagram came from, and how NATs behave |
 //! | [`ip`] | the IP packets of programs: view, address rewriting, ICMP errors |
 //! | [`icmp`] | the ICMP errors sent back to local programs |
 
@@ -17,12 +20,18 @@ pub mod icmp;
 mod incremental_checksum;
 pub mod introduction;
 pub mod ip;
+pub mod relay;
+pub mod rendezvous;
+pub mod stun;
 
 pub use classify::{DatagramKind, classify};
-pub use control::{ControlError, ControlMessage, ControlPacket, GoodbyeReason, Hello};
+pub use control::{ControlError, ControlMessage, ControlPacket, GoodbyeReason, Hello, PathMessage, RendezvousMessage};
 pub use icmp::{UnreachableReason, unreachable};
 pub use introduction::{Introduction, IntroductionError, TrustRequest};
 pub use ip::{Fragment, IpError, IpView, Ports, rewrite_ipv4};
+pub use relay::{RELAY_PREFIX_LEN, RelayChannel, RelayError, RelayFrame};
+pub use rendezvous::{RECORD_REQUEST_LEN, RecordAnswer, RecordFrameError, RecordRequest};
+pub use stun::{BindingRequest, BindingResponse, Change, ServerAddresses, StunError, respond};
 
 use crate::identity::VersionRange;
 
@@ -67,6 +76,12 @@ pub const FRAME_INTRODUCTION: u8 = 1;
 
 /// Frame type of a relay frame.
 pub const FRAME_RELAY: u8 = 2;
+
+/// Frame type of a request for a rendezvous server's record.
+pub const FRAME_RECORD_REQUEST: u8 = 3;
+
+/// Frame type of the answer to a record request.
+pub const FRAME_RECORD_ANSWER: u8 = 4;
 
 /// IPv6 next header of control messages: "use for experimentation and testing" (RFC 3692,
 /// section 2.1). Nothing with it ever leaves a session.

@@ -14,21 +14,28 @@ use agentnet::identity::{
     AgentId, AgentRecord, IdentityKey, SignedRecord, Ticket, TunnelSecret, VersionRange, key_file, overlay_ipv6,
     preferred_ipv4,
 };
+use agentnet::wire::control::{Candidate, CandidateKind, IntroducedStatus, RelayRefusal};
 use agentnet::wire::{
-    ControlMessage, ControlPacket, DatagramKind, GoodbyeReason, Hello, Introduction, TrustRequest, classify,
+    BindingRequest, BindingResponse, Change, ControlMessage, ControlPacket, DatagramKind, GoodbyeReason, Hello,
+    Introduction, PathMessage, RELAY_PREFIX_LEN, RecordAnswer, RecordRequest, RelayChannel, RelayFrame,
+    RendezvousMessage, ServerAddresses, TrustRequest, classify, respond,
 };
 use serde_json::{Value, json};
 
 /// Makes the content of a file of vectors anew.
 type Generate = fn() -> Value;
 
-const FILES: [(&str, Generate); 6] = [
+const FILES: [(&str, Generate); 10] = [
     ("identity", identity_vectors),
     ("record", record_vectors),
     ("ticket", ticket_vectors),
     ("introduction", introduction_vectors),
     ("control", control_vectors),
     ("classify", classify_vectors),
+    ("stun", stun_vectors),
+    ("relay", relay_vectors),
+    ("rendezvous", rendezvous_vectors),
+    ("control_body", control_body_vectors),
 ];
 
 #[test]
@@ -104,6 +111,61 @@ fn datagrams_are_classified() {
     for case in cases("classify") {
         let kind = classify(&bytes(&case, "datagram"));
         assert_eq!(format!("{kind:?}"), text(&case, "kind"));
+    }
+}
+
+#[test]
+fn stun_answers_read_back() {
+    for case in cases("stun") {
+        let request = bytes(&case, "request");
+        let transaction = request[8..20].try_into().unwrap();
+        let response = BindingResponse::parse(&bytes(&case, "answer"), &transaction).unwrap();
+        let expected = &case["response"];
+        match response {
+            BindingResponse::Success { mapped, origin, other } => {
+                assert_eq!(json!({ "mapped": mapped, "origin": origin, "other": other }), *expected);
+            }
+            BindingResponse::Error { code, unknown } => {
+                assert_eq!(json!({ "code": code, "unknown": unknown }), *expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn relay_frames_read_back() {
+    for case in cases("relay") {
+        let datagram = bytes(&case, "datagram");
+        let frame = RelayFrame::parse(&datagram).unwrap();
+        assert_eq!(frame.channel.number().to_string(), text(&case, "channel"));
+        assert_eq!(hex(frame.payload), text(&case, "payload"));
+    }
+}
+
+#[test]
+fn record_frames_read_back() {
+    for case in cases("rendezvous") {
+        let request = RecordRequest::parse(&bytes(&case, "request")).unwrap();
+        let datagram = bytes(&case, "answer");
+        let answer = RecordAnswer::parse(&datagram).unwrap();
+        assert_eq!(answer.transaction, request.transaction);
+        assert_eq!(hex(answer.record().unwrap().as_bytes()), text(&case, "record"));
+    }
+}
+
+#[test]
+fn control_bodies_read_back() {
+    for case in cases("control_body") {
+        let (message_type, body) = (case["type"].as_u64().unwrap() as u8, bytes(&case, "body"));
+        let (encoded, debug) = if message_type < 32 {
+            let message = RendezvousMessage::decode(message_type, &body).unwrap();
+            (message.encode(), format!("{message:?}"))
+        } else {
+            let message = PathMessage::decode(message_type, &body).unwrap();
+            (message.encode(), format!("{message:?}"))
+        };
+        assert_eq!(encoded, (message_type, body));
+        assert!(debug.starts_with(text(&case, "message")), "{debug}");
     }
 }
 
@@ -248,6 +310,114 @@ fn classify_vectors() -> Value {
         json!({ "datagram": hex(datagram), "kind": format!("{kind:?}") })
     };
     datagrams.iter().map(case).collect()
+}
+
+fn stun_vectors() -> Value {
+    let case = |request: BindingRequest, source: &str, server: &ServerAddresses| {
+        let at = server.iter().next().unwrap();
+        let datagram = request.emit();
+        let answer = respond(&datagram, source.parse().unwrap(), at, server).unwrap();
+        let response = match BindingResponse::parse(&answer.datagram, &request.transaction).unwrap() {
+            BindingResponse::Success { mapped, origin, other } => {
+                json!({ "mapped": mapped, "origin": origin, "other": other })
+            }
+            BindingResponse::Error { code, unknown } => json!({ "code": code, "unknown": unknown }),
+        };
+        json!({
+            "change_ip": request.change.ip,
+            "change_port": request.change.port,
+            "fingerprint": request.fingerprint,
+            "request": hex(&datagram),
+            "source": source,
+            "at": at,
+            "from": answer.from,
+            "answer": hex(&answer.datagram),
+            "response": response,
+        })
+    };
+    let server = |primary: &str, alternate: Option<&str>| {
+        let alternate_ip = alternate.map(|ip| ip.parse().unwrap());
+        ServerAddresses::new(primary.parse().unwrap(), alternate_ip, alternate.map(|_| 3479)).unwrap()
+    };
+    let plain = BindingRequest {
+        transaction: std::array::from_fn(|at| at as u8),
+        change: Change::default(),
+        fingerprint: false,
+    };
+    let both = BindingRequest { change: Change { ip: true, port: true }, fingerprint: true, ..plain };
+    let (single, full) = (server("192.0.2.1:3478", None), server("192.0.2.1:3478", Some("192.0.2.2")));
+    let full6 = server("[2001:db8::1]:3478", Some("2001:db8::2"));
+    json!([
+        case(plain, "198.51.100.7:40000", &single),
+        case(plain, "198.51.100.7:40000", &full),
+        case(both, "198.51.100.7:40000", &full),
+        case(both, "198.51.100.7:40000", &single),
+        case(both, "[2001:db8::7]:40000", &full6),
+    ])
+}
+
+fn relay_vectors() -> Value {
+    let case = |channel: u64, payload: &[u8]| {
+        let mut datagram = vec![0; RELAY_PREFIX_LEN];
+        datagram.extend_from_slice(payload);
+        RelayChannel::new(channel).emit(datagram.first_chunk_mut().unwrap());
+        // As text: not every reader of JSON keeps 64 bits.
+        json!({ "channel": channel.to_string(), "payload": hex(payload), "datagram": hex(&datagram) })
+    };
+    let mut keepalive = [0x11; 32];
+    keepalive[..4].copy_from_slice(&[4, 0, 0, 0]);
+    json!([case(0x0102_0304_0506_0708, &keepalive), case(u64::MAX, &[0; 64])])
+}
+
+fn rendezvous_vectors() -> Value {
+    let case = |transaction: [u8; 16], record: &SignedRecord| {
+        let request = RecordRequest { transaction };
+        json!({
+            "request": hex(&request.emit()),
+            "record": hex(record.as_bytes()),
+            "answer": hex(&request.answer(record)),
+        })
+    };
+    json!([case([7; 16], &small_record(1)), case(std::array::from_fn(|at| at as u8), &full_record(2))])
+}
+
+fn control_body_vectors() -> Value {
+    use RendezvousMessage as R;
+    let id = IdentityKey::from_seed([2; 32]).id();
+    let (v4, v6) = ("192.0.2.1:40000".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap());
+    let rendezvous = [
+        R::Register { record: small_record(1) },
+        R::Registered { observed: v4, expires_s: 300, relay: true },
+        R::Lookup { id },
+        R::LookupResult { id, record: Some(full_record(2)), observed: vec![v4, v6] },
+        R::LookupResult { id, record: None, observed: vec![] },
+        R::Introduce { recipient: id, sealed: vec![0x5e; 200] },
+        R::Introduced { recipient: id, status: IntroducedStatus::Delivered },
+        R::Introduced { recipient: id, status: IntroducedStatus::Full },
+        R::Introduction { sealed: vec![0x5e; 3], observed: v6 },
+        R::RelayOpen { peer: id },
+        R::RelayOpened { peer: id, outcome: Ok(RelayChannel::new(u64::MAX)) },
+        R::RelayOpened { peer: id, outcome: Err(RelayRefusal::NotOffered) },
+    ];
+    let kinds = [
+        CandidateKind::Host,
+        CandidateKind::ServerReflexive,
+        CandidateKind::PeerReflexive,
+        CandidateKind::Relayed { server: id },
+        CandidateKind::PortMapped,
+    ];
+    let candidates = kinds.map(|kind| Candidate { kind, address: v4 }).to_vec();
+    let path = [
+        PathMessage::Candidates { sequence: 300, candidates },
+        PathMessage::Probe { token: 0x0102_0304_0506_0708, length: 64 },
+        PathMessage::ProbeReply { token: u64::MAX, observed: v6, received: 1300 },
+    ];
+    let case = |name: String, (message_type, body): (u8, Vec<u8>)| {
+        let name = name.split(' ').next().unwrap().to_owned();
+        json!({ "message": name, "type": message_type, "body": hex(&body) })
+    };
+    let rendezvous = rendezvous.iter().map(|message| case(format!("{message:?}"), message.encode()));
+    rendezvous.chain(path.iter().map(|message| case(format!("{message:?}"), message.encode()))).collect()
 }
 
 fn message_name(message: &ControlMessage) -> &'static str {
