@@ -1,8 +1,11 @@
-//! Stand-ins without a kernel, to drive a data plane in tests: a TUN device and a datagram network.
+//! Stand-ins without a kernel, to drive a data plane in tests: a TUN device, a datagram network, and a socket whose
+//! network the test plays itself.
 
+mod pipe;
 mod tun;
 mod udp;
 
+pub use pipe::{PipeHandle, PipeSocket, SentDatagram, pipe_socket};
 pub use tun::{FakePacket, FakeTun, FakeTunHandle, tun_pair};
 pub use udp::{FakeNet, FakeSocket};
 

@@ -9,7 +9,7 @@ use crate::udp::{DatagramSocket, RecvBatch, SendBatch, SendReport};
 use crate::wait::Waker;
 
 /// As in a kernel: `UDP_MAX_SEGMENTS` and `UDP_GRO_CNT_MAX`.
-const MAX_SEGMENTS: usize = 64;
+pub(super) const MAX_SEGMENTS: usize = 64;
 
 /// Decides whether a datagram (source, destination, payload) is lost.
 type DropRule = Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> bool + Send>;
@@ -32,10 +32,11 @@ struct Inbox {
     readable: Waker,
 }
 
-struct Stored {
-    source: SocketAddr,
-    destination_ip: IpAddr,
-    bytes: Vec<u8>,
+/// A datagram that waits to be received.
+pub(super) struct Stored {
+    pub(super) source: SocketAddr,
+    pub(super) destination_ip: IpAddr,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// A socket of a [`FakeNet`]; dropping it frees its addresses.
@@ -104,15 +105,7 @@ impl FakeSocket {
     }
 
     fn source_for(&self, destination: SocketAddr, src_ip: Option<IpAddr>) -> io::Result<SocketAddr> {
-        let ip = match src_ip.filter(|ip| ip.is_ipv4() == destination.is_ipv4()) {
-            Some(ip) if self.addresses.contains(&ip) => ip,
-            Some(_) => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
-            None => *self
-                .addresses
-                .iter()
-                .find(|ip| ip.is_ipv4() == destination.is_ipv4())
-                .ok_or_else(|| io::Error::from_raw_os_error(libc::ENETUNREACH))?,
-        };
+        let ip = source_for(&self.addresses, destination, src_ip)?;
         Ok(SocketAddr::new(ip, self.port))
     }
 }
@@ -128,33 +121,8 @@ impl Drop for FakeSocket {
 
 impl DatagramSocket for FakeSocket {
     fn recv_batch(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        batch.clear();
         let mut datagrams = lock(&self.inbox.datagrams);
-        let mut train = Vec::new();
-        while let Some(first) = datagrams.pop_front() {
-            let stride = first.bytes.len();
-            train.clear();
-            train.extend_from_slice(&first.bytes);
-            let mut count = 1;
-            // Merged as UDP_GRO does: same flow, same length, the last may be shorter.
-            while let Some(next) = datagrams.front() {
-                let is_same_flow = next.source == first.source && next.destination_ip == first.destination_ip;
-                let fits = count < MAX_SEGMENTS && train.len() + next.bytes.len() <= usize::from(u16::MAX);
-                let is_last_full = train.len() == stride * count;
-                let continues = !next.bytes.is_empty() && next.bytes.len() <= stride;
-                if !(is_same_flow && fits && is_last_full && continues) {
-                    break;
-                }
-                train.extend_from_slice(&next.bytes);
-                count += 1;
-                datagrams.pop_front();
-            }
-            // Longer than a datagram can be: lost, as it would be on a wire.
-            let _ = batch.push_copy(first.source, first.destination_ip, stride, &train);
-            if batch.is_full() {
-                break;
-            }
-        }
+        receive(&mut datagrams, batch);
         if datagrams.is_empty() {
             self.inbox.readable.drain();
         }
@@ -201,6 +169,50 @@ impl DatagramSocket for FakeSocket {
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
         vec![self.inbox.readable.as_fd()]
+    }
+}
+
+/// The address a socket with `addresses` sends from: `src_ip` if it has the destination's family, else the first that
+/// has.
+pub(super) fn source_for(addresses: &[IpAddr], destination: SocketAddr, src_ip: Option<IpAddr>) -> io::Result<IpAddr> {
+    match src_ip.filter(|ip| ip.is_ipv4() == destination.is_ipv4()) {
+        Some(ip) if addresses.contains(&ip) => Ok(ip),
+        Some(_) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        None => addresses
+            .iter()
+            .copied()
+            .find(|ip| ip.is_ipv4() == destination.is_ipv4())
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENETUNREACH)),
+    }
+}
+
+/// Moves what waits into `batch`, as far as it has room.
+pub(super) fn receive(datagrams: &mut VecDeque<Stored>, batch: &mut RecvBatch) {
+    batch.clear();
+    let mut train = Vec::new();
+    while let Some(first) = datagrams.pop_front() {
+        let stride = first.bytes.len();
+        train.clear();
+        train.extend_from_slice(&first.bytes);
+        let mut count = 1;
+        // Merged as UDP_GRO does: same flow, same length, the last may be shorter.
+        while let Some(next) = datagrams.front() {
+            let is_same_flow = next.source == first.source && next.destination_ip == first.destination_ip;
+            let fits = count < MAX_SEGMENTS && train.len() + next.bytes.len() <= usize::from(u16::MAX);
+            let is_last_full = train.len() == stride * count;
+            let continues = !next.bytes.is_empty() && next.bytes.len() <= stride;
+            if !(is_same_flow && fits && is_last_full && continues) {
+                break;
+            }
+            train.extend_from_slice(&next.bytes);
+            count += 1;
+            datagrams.pop_front();
+        }
+        // Longer than a datagram can be: lost, as it would be on a wire.
+        let _ = batch.push_copy(first.source, first.destination_ip, stride, &train);
+        if batch.is_full() {
+            break;
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! ```
 
 mod host;
+pub mod net;
 pub mod packet;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
