@@ -11,6 +11,7 @@ mod harness;
 
 mod control;
 mod idle;
+mod internet;
 mod itself;
 mod layouts;
 mod leftovers;

@@ -23,10 +23,11 @@ const NEEDED: &[(&str, &str)] = &[
     ("sshd", "openssh-server"),
     ("setpriv", "util-linux"),
     ("python3", "python3"),
+    ("nft", "nftables"),
 ];
 
 /// The interpreter of the distribution, the one its gRPC package belongs to.
-const PYTHON: &str = "/usr/bin/python3";
+pub(super) const PYTHON: &str = "/usr/bin/python3";
 
 /// Namespaces of the lab are named `anl-PID-COUNT-HOST`.
 const PREFIX: &str = "anl";
@@ -39,8 +40,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct Lab {
     hosts: Vec<Host>,
     _switch: Namespace,
-    directory: tempfile::TempDir,
-    _turn: MutexGuard<'static, ()>,
+    turn: Turn,
 }
 
 impl Lab {
@@ -51,19 +51,12 @@ impl Lab {
 
     /// Up to nine hosts, `a`, `b`, and so on.
     pub(crate) fn hosts(count: u8) -> Self {
-        let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        check_requirements();
-        remove_stale_namespaces();
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let prefix = format!("{PREFIX}-{}-{number}", std::process::id());
-        let switch = Namespace::new(format!("{prefix}-sw"));
+        let turn = Turn::take();
+        let switch = Namespace::new(format!("{}-sw", turn.prefix));
         switch.ip("link add br0 type bridge mcast_snooping 0");
         switch.ip("link set br0 up");
-        let hosts = (0..count).map(|index| Host::attached(&switch, &prefix, index)).collect();
-        let directory = tempfile::tempdir().unwrap();
-        // Programs of the lab that run as other users reach their files here.
-        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        Self { hosts, _switch: switch, directory, _turn: turn }
+        let hosts = (0..count).map(|index| Host::attached(&switch, &turn.prefix, index)).collect();
+        Self { hosts, _switch: switch, turn }
     }
 
     /// The first host.
@@ -83,7 +76,28 @@ impl Lab {
 
     /// A directory for the files of this lab, readable by everybody.
     pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
+        self.turn.directory.path()
+    }
+}
+
+/// What every lab holds: its turn, the prefix of its namespaces and a directory for its files.
+pub(super) struct Turn {
+    pub(super) prefix: String,
+    pub(super) directory: tempfile::TempDir,
+    _guard: MutexGuard<'static, ()>,
+}
+
+impl Turn {
+    /// Waits for the turn, then clears away what killed labs left.
+    pub(super) fn take() -> Self {
+        let guard = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        check_requirements();
+        remove_stale_namespaces();
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = tempfile::tempdir().unwrap();
+        // Programs of the lab that run as other users reach their files here.
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self { prefix: format!("{PREFIX}-{}-{number}", std::process::id()), directory, _guard: guard }
     }
 }
 
@@ -91,9 +105,9 @@ impl Lab {
 pub(crate) struct Host {
     /// `a`, `b`, `c`.
     pub(crate) name: char,
-    /// Address on the link.
+    /// Address on the link it was first attached to; unspecified when that has none.
     pub(crate) ipv4: Ipv4Addr,
-    /// Address on the link.
+    /// Address on the link it was first attached to; unspecified when that has none.
     pub(crate) ipv6: Ipv6Addr,
     namespace: Namespace,
     next_port: AtomicU16,
@@ -101,24 +115,37 @@ pub(crate) struct Host {
 
 impl Host {
     fn attached(switch: &Namespace, prefix: &str, index: u8) -> Self {
-        let name = char::from(b'a' + index);
-        let namespace = Namespace::new(format!("{prefix}-{name}"));
         let number = index + 1;
         let ipv4 = Ipv4Addr::new(10, 77, 0, number);
         let ipv6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, u16::from(number));
-        // Before the link is there: its link-local address is usable at once, without a check for duplicates.
-        let settings = "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad";
-        run(Command::new("ip").args(["netns", "exec", &namespace.name, "sh", "-c", settings]), SOON).ok();
-        switch.ip(&format!("link add p{index} type veth peer name eth0 netns {}", namespace.name));
+        let host = Self::alone(prefix, index, ipv4, ipv6);
+        switch.ip(&format!("link add p{index} type veth peer name eth0 netns {}", host.namespace()));
         switch.ip(&format!("link set p{index} master br0"));
         switch.ip(&format!("link set p{index} up"));
-        namespace.ip("link set lo up");
-        namespace.ip(&format!("addr add {ipv4}/24 dev eth0"));
-        namespace.ip(&format!("addr add {ipv6}/64 dev eth0 nodad"));
-        namespace.ip("link set eth0 up");
-        let host = Self { name, ipv4, ipv6, namespace, next_port: AtomicU16::new(20_000) };
+        host.ip(&format!("addr add {ipv4}/24 dev eth0"));
+        host.ip(&format!("addr add {ipv6}/64 dev eth0 nodad"));
+        host.ip("link set eth0 up");
         host.wait_until_settled();
         host
+    }
+
+    /// A host that is attached to nothing yet; the addresses are those it is going to have.
+    pub(super) fn alone(prefix: &str, index: u8, ipv4: Ipv4Addr, ipv6: Ipv6Addr) -> Self {
+        let name = char::from(b'a' + index);
+        let namespace = Namespace::new(format!("{prefix}-{name}"));
+        // Before the link is there: its link-local address is usable at once, without a check for duplicates.
+        namespace.shell("echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad");
+        namespace.ip("link set lo up");
+        Self { name, ipv4, ipv6, namespace, next_port: AtomicU16::new(20_000) }
+    }
+
+    pub(super) fn own_namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Runs `ip` on this host, from outside.
+    pub(super) fn ip(&self, words: &str) {
+        self.namespace.ip(words);
     }
 
     /// Name of its namespace.
@@ -220,18 +247,22 @@ impl Host {
 }
 
 /// A network namespace. Dropping it ends what still runs inside and removes it.
-struct Namespace {
-    name: String,
+pub(super) struct Namespace {
+    pub(super) name: String,
 }
 
 impl Namespace {
-    fn new(name: String) -> Self {
+    pub(super) fn new(name: String) -> Self {
         run(Command::new("ip").args(["netns", "add", &name]), SOON).ok();
         Self { name }
     }
 
-    fn ip(&self, words: &str) {
+    pub(super) fn ip(&self, words: &str) {
         run(Command::new("ip").args(["-n", &self.name]).args(words.split_whitespace()), SOON).ok();
+    }
+
+    pub(super) fn shell(&self, line: &str) -> String {
+        run(Command::new("ip").args(["netns", "exec", &self.name, "sh", "-c", line]), SOON).ok()
     }
 }
 

@@ -20,12 +20,19 @@
 mod agent;
 mod capture;
 mod host;
+mod internet;
+mod link;
+mod nat;
 mod process;
+mod router;
 mod snapshot;
 
 pub(crate) use agent::{Agent, PROGRAM, Pair, document, error_code, trust, wait_until_asked, wait_until_trust};
 pub(crate) use capture::Capture;
 pub(crate) use host::{Host, Lab};
+pub(crate) use internet::{Internet, Place};
+pub(crate) use link::{Link, Shape};
+pub(crate) use nat::Nat;
 pub(crate) use process::{Finished, Program, run};
 pub(crate) use snapshot::Snapshot;
 
