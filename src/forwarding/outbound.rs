@@ -13,8 +13,8 @@ use super::{Fib, FibPeer, Notice, NoticeSink, PeerPath, WAITING_PACKETS};
 use crate::metrics::Counters;
 use crate::policy::{Direction, Verdict};
 use crate::time::Time;
-use crate::tunnel::{CONTROL_OUTPUT_LEN, Tunnel};
-use crate::wire::{CONTROL_NEXT_HEADER, WIREGUARD_OVERHEAD};
+use crate::tunnel::{CONTROL_OUTPUT_LEN, Tunnel, sealed_len};
+use crate::wire::CONTROL_NEXT_HEADER;
 use crate::wire::{IpView, UnreachableReason, unreachable};
 
 /// ICMP errors to local programs: at most this many at once, then one per [`ERROR_INTERVAL`] (RFC 4443, section 2.4 f).
@@ -213,9 +213,4 @@ impl<'a> Run<'a> {
         }
         Self { peer, tunnel, path, has_session }
     }
-}
-
-/// Room that sealing a packet of this length needs.
-fn sealed_len(packet: usize) -> usize {
-    (packet + WIREGUARD_OVERHEAD).max(CONTROL_OUTPUT_LEN)
 }

@@ -50,7 +50,7 @@ impl Node {
             }
             ControlMessage::Ping { token } => {
                 // Back the way it came: that is the path it asks about.
-                self.send_control_to(now, id, &ControlMessage::Pong { token }, path.endpoint, path.local_ip);
+                self.send_control_to(now, id, &ControlMessage::Pong { token }, path);
             }
             ControlMessage::Pong { token } => {
                 self.probe_answered(now, id, token, path.endpoint);

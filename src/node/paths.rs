@@ -1,18 +1,16 @@
 //! Paths to peers: what the path machine of each one wants is carried out here.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::peer::Link;
-use super::{Node, Output, TimerKind};
+use super::{Node, TimerKind};
 use crate::forwarding::PeerPath;
 use crate::identity::AgentId;
 use crate::path::{Candidate, CandidateKind, Output as PathOutput, Route};
 use crate::time::Now;
-use crate::tunnel::CONTROL_OUTPUT_LEN;
-use crate::wire::WIREGUARD_OVERHEAD;
 use crate::wire::control::ControlMessage;
 
 /// How often traffic is looked at while there is any: what is sent and not answered must be seen well within a second.
@@ -66,7 +64,12 @@ impl Node {
             match link.and_then(|link| link.paths.poll_output()) {
                 None => break,
                 Some(PathOutput::Probe { route: Route::Direct(endpoint), token }) => {
-                    self.send_control_to(now, id, &ControlMessage::Ping { token }, endpoint, None);
+                    self.send_control_to(
+                        now,
+                        id,
+                        &ControlMessage::Ping { token },
+                        &PeerPath { endpoint, local_ip: None },
+                    );
                 }
                 Some(PathOutput::Primary(Route::Direct(endpoint))) => self.path_chosen(now, id, endpoint),
                 Some(PathOutput::Lost) => tracing::debug!(peer = %id.short(), "no path answers"),
@@ -99,23 +102,11 @@ impl Node {
         self.timers.set(TimerKind::Path(id), at);
     }
 
-    /// Seals a control message and sends it to this address; false when there is no session.
-    pub(super) fn send_control_to(
-        &mut self,
-        now: Now,
-        id: AgentId,
-        message: &ControlMessage,
-        destination: SocketAddr,
-        local_ip: Option<IpAddr>,
-    ) -> bool {
+    /// Seals a control message and sends it on this path; false when there is no session.
+    pub(super) fn send_control_to(&mut self, now: Now, id: AgentId, message: &ControlMessage, path: &PeerPath) -> bool {
         let Some(peer) = self.peers.get(&id) else { return false };
-        let Some(link) = &peer.link else { return false };
         let packet = message.emit(self.ipv6, peer.ipv6);
-        let mut datagram = vec![0; (packet.len() + WIREGUARD_OVERHEAD).max(CONTROL_OUTPUT_LEN)];
-        let Ok(len) = link.shared.tunnel.lock().seal(now.time, &packet, &mut datagram) else { return false };
-        datagram.truncate(len);
-        self.outputs.push_back(Output::Transmit { destination, local_ip, datagram });
-        true
+        self.send_sealed_on(now, id, &packet, path)
     }
 }
 

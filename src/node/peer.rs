@@ -28,8 +28,7 @@ use crate::path::PathSet;
 use crate::policy::{FlowTable, PortSpec};
 use crate::time::{Now, Time};
 use crate::trust::{Relation, Theirs};
-use crate::tunnel::{CONTROL_OUTPUT_LEN, Initiation, Tunnel, TunnelIndex};
-use crate::wire::WIREGUARD_OVERHEAD;
+use crate::tunnel::{Initiation, Tunnel, TunnelIndex, sealed_len};
 
 /// How long a peer waits for its link when the wall clock stands before 1970.
 const CLOCK_RETRY: std::time::Duration = std::time::Duration::from_secs(60);
@@ -452,11 +451,20 @@ impl Node {
     pub(super) fn send_sealed(&mut self, now: Now, id: AgentId, packet: &[u8]) -> bool {
         let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) else { return false };
         let Some(path) = link.shared.path.load_full() else { return false };
-        let mut datagram = vec![0; (packet.len() + WIREGUARD_OVERHEAD).max(CONTROL_OUTPUT_LEN)];
+        if !self.send_sealed_on(now, id, packet, &path) {
+            return false;
+        }
+        self.arm_tunnel_timer(id);
+        true
+    }
+
+    /// Seals one packet and sends it on this path; false when there is no session.
+    pub(super) fn send_sealed_on(&mut self, now: Now, id: AgentId, packet: &[u8], path: &PeerPath) -> bool {
+        let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) else { return false };
+        let mut datagram = vec![0; sealed_len(packet.len())];
         let Ok(len) = link.shared.tunnel.lock().seal(now.time, packet, &mut datagram) else { return false };
         datagram.truncate(len);
-        self.transmit_on(&path, datagram);
-        self.arm_tunnel_timer(id);
+        self.transmit_on(path, datagram);
         true
     }
 

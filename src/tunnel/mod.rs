@@ -254,7 +254,7 @@ impl Tunnel {
     /// # Errors
     /// [`SealError`]; the packet was not sent and can be sealed later.
     pub fn seal(&mut self, now: Time, packet: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
-        if out.len() < packet.len() + WIREGUARD_OVERHEAD || out.len() < CONTROL_OUTPUT_LEN {
+        if out.len() < sealed_len(packet.len()) {
             return Err(SealError::ShortBuffer);
         }
         if !self.has_session(now) {
@@ -528,6 +528,12 @@ impl OutgoingHandshake {
     fn next_send(&self) -> Time {
         self.made + RESEND_AFTER.get(self.resends).copied().unwrap_or(REKEY_TIMEOUT)
     }
+}
+
+/// Room that sealing a packet of this length needs, bytes.
+#[must_use]
+pub fn sealed_len(packet: usize) -> usize {
+    (packet + WIREGUARD_OVERHEAD).max(CONTROL_OUTPUT_LEN)
 }
 
 /// The static key an initiation claims to come from. Only who completes the handshake has proved it.
