@@ -223,7 +223,12 @@ impl Inbound {
             }
             DatagramKind::Introduction if data.len() <= MAX_INTRODUCTION_LEN => notices.stranger(datagram()),
             DatagramKind::Introduction => return self.counters.drop_introduction_invalid.increment(),
-            DatagramKind::Stun | DatagramKind::Relay | DatagramKind::Unknown | DatagramKind::WireguardData { .. } => {
+            DatagramKind::Stun
+            | DatagramKind::Relay
+            | DatagramKind::RecordRequest
+            | DatagramKind::RecordAnswer
+            | DatagramKind::Unknown
+            | DatagramKind::WireguardData { .. } => {
                 return self.counters.drop_in_unknown_kind.increment();
             }
         };

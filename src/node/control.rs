@@ -59,6 +59,7 @@ impl Node {
             // One that was overtaken by a new session ends nothing.
             ControlMessage::Goodbye { reason } if newest => self.handle_goodbye(now, id, reason),
             ControlMessage::Goodbye { .. } => {}
+            ControlMessage::Rendezvous(_) | ControlMessage::Path(_) => self.counters.drop_control_invalid.increment(),
         }
     }
 

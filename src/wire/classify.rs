@@ -9,14 +9,21 @@
 //! | WireGuard data | 04 00 00 00, receiver index u32 little endian | 32 and more |
 //! | relay frame | `agn` 02, version, 00 00 00 | 8 and more |
 //! | introduction | `agn` 01, version, 00 00 00 | 8 and more |
+//! | record request | `agn` 03, version, 00 00 00 | 1,024 |
+//! | record answer | `agn` 04, version, 00 00 00 | 25 to 1,024 |
 //!
 //! No datagram has two kinds. A WireGuard receiver index may equal the magic cookie, but a
 //! WireGuard message has zero where STUN has its length, and is too long for that length.
 
+use super::rendezvous::RECORD_TRANSACTION_LEN;
 use super::{
-    FRAME_HEADER_LEN, FRAME_INTRODUCTION, FRAME_MAGIC, FRAME_RELAY, STUN_HEADER_LEN, STUN_MAGIC_COOKIE,
-    WIREGUARD_COOKIE_LEN, WIREGUARD_INITIATION_LEN, WIREGUARD_OVERHEAD, WIREGUARD_RESPONSE_LEN,
+    FRAME_HEADER_LEN, FRAME_INTRODUCTION, FRAME_MAGIC, FRAME_RECORD_ANSWER, FRAME_RECORD_REQUEST, FRAME_RELAY,
+    RECORD_REQUEST_LEN, STUN_HEADER_LEN, STUN_MAGIC_COOKIE, WIREGUARD_COOKIE_LEN, WIREGUARD_INITIATION_LEN,
+    WIREGUARD_OVERHEAD, WIREGUARD_RESPONSE_LEN,
 };
+
+/// Header, transaction and at least one byte of record.
+const MIN_RECORD_ANSWER_LEN: usize = FRAME_HEADER_LEN + RECORD_TRANSACTION_LEN + 1;
 
 /// What a datagram is, as far as its first bytes and its length tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +45,10 @@ pub enum DatagramKind {
     Relay,
     /// An introduction, of any version.
     Introduction,
+    /// A request for a rendezvous server's record, of any version.
+    RecordRequest,
+    /// The answer to a record request, of any version.
+    RecordAnswer,
     /// Nothing agentnet knows: count and drop.
     Unknown,
 }
@@ -61,6 +72,10 @@ pub fn classify(datagram: &[u8]) -> DatagramKind {
             match frame_type {
                 FRAME_RELAY => DatagramKind::Relay,
                 FRAME_INTRODUCTION => DatagramKind::Introduction,
+                FRAME_RECORD_REQUEST if datagram.len() == RECORD_REQUEST_LEN => DatagramKind::RecordRequest,
+                FRAME_RECORD_ANSWER if (MIN_RECORD_ANSWER_LEN..=RECORD_REQUEST_LEN).contains(&datagram.len()) => {
+                    DatagramKind::RecordAnswer
+                }
                 _ => DatagramKind::Unknown,
             }
         }
@@ -144,6 +159,15 @@ mod tests {
         assert_eq!(classify(&frame_header(FRAME_RELAY)), DatagramKind::Relay);
         assert_eq!(classify(&frame_header(3)), DatagramKind::Unknown);
         assert_eq!(classify(&frame_header(FRAME_RELAY)[..7]), DatagramKind::Unknown);
+        let sized = |frame_type, length: usize| {
+            let mut datagram = frame_header(frame_type).to_vec();
+            datagram.resize(length, 0);
+            classify(&datagram)
+        };
+        assert_eq!(sized(3, 1024), DatagramKind::RecordRequest);
+        assert_eq!((sized(3, 1023), sized(3, 1025)), (DatagramKind::Unknown, DatagramKind::Unknown));
+        assert_eq!((sized(4, 25), sized(4, 1024)), (DatagramKind::RecordAnswer, DatagramKind::RecordAnswer));
+        assert_eq!((sized(4, 24), sized(4, 1025)), (DatagramKind::Unknown, DatagramKind::Unknown));
         let mut later_version = frame_header(FRAME_RELAY);
         later_version[4] = 9;
         assert_eq!(classify(&later_version), DatagramKind::Relay);

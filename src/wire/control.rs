@@ -15,9 +15,11 @@
 //! | 3 | Ping | varint u64 token |
 //! | 4 | Pong | varint u64 token |
 //! | 5 | Goodbye | reason: 0 shutdown, 1 consent withdrawn |
+//! | 16 to 24 | [`RendezvousMessage`] | see there |
+//! | 32 to 34 | [`PathMessage`] | see there |
 //!
-//! At most 1,232 bytes in all, so that a message sealed by WireGuard passes every path. A message
-//! of an unknown type or version is an error of its own: count it, ignore it, keep the session.
+//! At most 1,232 bytes in all, except a Probe, which has up to 9,000. A message of an unknown type
+//! or version is an error of its own: count it, ignore it, keep the session.
 
 mod path;
 mod rendezvous;
@@ -30,12 +32,14 @@ use smoltcp::wire::{IpProtocol, Ipv6Packet, Ipv6Repr};
 use super::{CONTROL_NEXT_HEADER, MAX_UNFRAGMENTED_PAYLOAD};
 use crate::identity::{RecordError, SignedRecord, VersionRange, is_overlay, overlay_ipv6};
 
-pub use path::{Candidate, CandidateKind, MAX_PATH_CANDIDATES, MAX_PROBE_LEN, MIN_PROBE_LEN, PATH_TYPES, PathMessage};
+pub use path::{
+    Candidate, CandidateKind, MAX_PATH_CANDIDATES, MAX_PROBE_LEN, MIN_PROBE_LEN, Mapping, PATH_TYPES, PathMessage,
+};
 pub use rendezvous::{
-    IntroducedStatus, MAX_OBSERVED, MAX_SEALED_LEN, RENDEZVOUS_TYPES, RelayRefusal, RendezvousMessage,
+    IntroducedStatus, MAX_FIRST_LEN, MAX_OBSERVED, MAX_SEALED_LEN, RENDEZVOUS_TYPES, RelayRefusal, RendezvousMessage,
 };
 
-/// Longest control message in bytes, IPv6 header included.
+/// Longest control message in bytes, IPv6 header included. A Probe can have [`MAX_PROBE_LEN`].
 pub const MAX_CONTROL_LEN: usize = MAX_UNFRAGMENTED_PAYLOAD;
 
 /// Version of the control messages.
@@ -102,6 +106,10 @@ pub enum ControlMessage {
         /// Why.
         reason: GoodbyeReason,
     },
+    /// Between a rendezvous server and its client.
+    Rendezvous(RendezvousMessage),
+    /// About the paths between two agents.
+    Path(PathMessage),
 }
 
 /// A control message with the overlay addresses it went between.
@@ -121,8 +129,8 @@ pub enum ControlError {
     /// Not a whole IPv6 packet with next header 253 and hop limit 1 between overlay addresses.
     #[error("not a control packet")]
     NotControl,
-    /// Over [`MAX_CONTROL_LEN`].
-    #[error("the control message has {0} bytes, more than {MAX_CONTROL_LEN}")]
+    /// Over [`MAX_CONTROL_LEN`], or over [`MAX_PROBE_LEN`] for a Probe.
+    #[error("the control message has {0} bytes, too many")]
     TooLong(usize),
     /// Of a later version.
     #[error("the control message has version {0}, this agentnet reads version {CONTROL_VERSION}")]
@@ -166,7 +174,8 @@ impl ControlPacket {
     /// # Errors
     /// See [`ControlError`].
     pub fn parse(packet: &[u8]) -> Result<Self, ControlError> {
-        if packet.len() > MAX_CONTROL_LEN {
+        // Each message type has its own limit, below; this one is that of a Probe.
+        if packet.len() > usize::from(MAX_PROBE_LEN) {
             return Err(ControlError::TooLong(packet.len()));
         }
         let view = Ipv6Packet::new_checked(packet).map_err(|_| ControlError::NotControl)?;
@@ -183,10 +192,11 @@ impl ControlPacket {
         if version != CONTROL_VERSION {
             return Err(ControlError::UnsupportedVersion(version));
         }
+        if packet.len() > MAX_CONTROL_LEN && message_type != path::TYPE_PROBE {
+            return Err(ControlError::TooLong(packet.len()));
+        }
         let message = ControlMessage::decode(message_type, body)?;
-        if let ControlMessage::Hello(hello) = &message
-            && overlay_ipv6(&hello.record.id()) != source
-        {
+        if message.own_record().is_some_and(|record| overlay_ipv6(&record.id()) != source) {
             return Err(ControlError::ForeignRecord);
         }
         Ok(Self { source, destination, message })
@@ -215,8 +225,17 @@ impl ControlMessage {
         header.emit(&mut Ipv6Packet::new_unchecked(packet.as_mut_slice()));
         packet.extend_from_slice(&[CONTROL_VERSION, message_type]);
         packet.extend_from_slice(&body);
-        debug_assert!(packet.len() <= MAX_CONTROL_LEN);
+        debug_assert!(packet.len() <= MAX_CONTROL_LEN || message_type == path::TYPE_PROBE);
         packet
+    }
+
+    /// The record by which the sender says who it is.
+    fn own_record(&self) -> Option<&SignedRecord> {
+        match self {
+            Self::Hello(hello) => Some(&hello.record),
+            Self::Rendezvous(RendezvousMessage::Register { record }) => Some(record),
+            _ => None,
+        }
     }
 
     fn encode(&self) -> (u8, Vec<u8>) {
@@ -237,6 +256,8 @@ impl ControlMessage {
             Self::Ping { token } => (TYPE_PING, encode_body(token)),
             Self::Pong { token } => (TYPE_PONG, encode_body(token)),
             Self::Goodbye { reason } => (TYPE_GOODBYE, encode_body(reason)),
+            Self::Rendezvous(message) => message.encode(),
+            Self::Path(message) => message.encode(),
         }
     }
 
@@ -262,6 +283,11 @@ impl ControlMessage {
             TYPE_PING => Self::Ping { token: decode_body(body)? },
             TYPE_PONG => Self::Pong { token: decode_body(body)? },
             TYPE_GOODBYE => Self::Goodbye { reason: decode_body(body)? },
+            // These check their own encoding.
+            other if RENDEZVOUS_TYPES.contains(&other) => {
+                return RendezvousMessage::decode(other, body).map(Self::Rendezvous);
+            }
+            other if PATH_TYPES.contains(&other) => return PathMessage::decode(other, body).map(Self::Path),
             other => return Err(ControlError::UnknownType(other)),
         };
         // Also catches what follows the last field, which the decoder ignores.
@@ -335,6 +361,9 @@ mod tests {
             any::<u64>().prop_map(|token| ControlMessage::Pong { token }),
             Just(ControlMessage::Goodbye { reason: GoodbyeReason::Shutdown }),
             Just(ControlMessage::Goodbye { reason: GoodbyeReason::ConsentWithdrawn }),
+            (any::<u64>(), MIN_PROBE_LEN..=MAX_PROBE_LEN)
+                .prop_map(|(token, length)| ControlMessage::Path(PathMessage::Probe { token, length })),
+            (1u8..9).prop_map(|n| ControlMessage::Rendezvous(RendezvousMessage::Lookup { id: key(n).id() })),
         ]
     }
 
@@ -370,7 +399,28 @@ mod tests {
             assert_eq!(result, Err(ControlError::NotControl), "byte {position}");
         }
         assert_eq!(ControlPacket::parse(&good[..42]), Err(ControlError::NotControl));
-        assert_eq!(ControlPacket::parse(&[0; 1233]), Err(ControlError::TooLong(1233)));
+        assert_eq!(ControlPacket::parse(&[0; 9001]), Err(ControlError::TooLong(9001)));
+    }
+
+    #[test]
+    fn only_a_probe_is_longer_than_others() {
+        let probe = emit(&ControlMessage::Path(PathMessage::Probe { token: 1, length: MAX_PROBE_LEN }));
+        assert_eq!(probe.len(), usize::from(MAX_PROBE_LEN));
+        assert!(ControlPacket::parse(&probe).is_ok());
+        for message_type in [TYPE_HELLO, 16, 34, 77] {
+            let mut other = probe[..1233].to_vec();
+            other[4..6].copy_from_slice(&1193u16.to_be_bytes());
+            other[41] = message_type;
+            assert_eq!(ControlPacket::parse(&other), Err(ControlError::TooLong(1233)));
+        }
+    }
+
+    #[test]
+    fn nobody_registers_somebody_else() {
+        let message = ControlMessage::Rendezvous(RendezvousMessage::Register { record: signed(1) });
+        let (source, destination) = addresses();
+        assert!(ControlPacket::parse(&message.emit(source, destination)).is_ok());
+        assert_eq!(ControlPacket::parse(&message.emit(destination, source)), Err(ControlError::ForeignRecord));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! | 3 | frame type | 2 |
 //! | 4 | frame version | 1 |
 //! | 5..8 | zero | |
-//! | 8..16 | channel | u64 big endian, random, from the relay |
+//! | 8..16 | channel | u64 big endian, random, drawn by the end that opened it |
 //! | 16.. | payload | one WireGuard datagram, 32 bytes and more, opaque |
 //!
 //! The frame carries no proof: whoever knows a channel can use it, therefore it is random and is

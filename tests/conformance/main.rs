@@ -14,7 +14,7 @@ use agentnet::identity::{
     AgentId, AgentRecord, IdentityKey, SignedRecord, Ticket, TunnelSecret, VersionRange, key_file, overlay_ipv6,
     preferred_ipv4,
 };
-use agentnet::wire::control::{Candidate, CandidateKind, IntroducedStatus, RelayRefusal};
+use agentnet::wire::control::{Candidate, CandidateKind, IntroducedStatus, Mapping, RelayRefusal};
 use agentnet::wire::{
     BindingRequest, BindingResponse, Change, ControlMessage, ControlPacket, DatagramKind, GoodbyeReason, Hello,
     Introduction, PathMessage, RELAY_PREFIX_LEN, RecordAnswer, RecordRequest, RelayChannel, RelayFrame,
@@ -385,6 +385,7 @@ fn control_body_vectors() -> Value {
     use RendezvousMessage as R;
     let id = IdentityKey::from_seed([2; 32]).id();
     let (v4, v6) = ("192.0.2.1:40000".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap());
+    let channel = RelayChannel::new(u64::MAX);
     let rendezvous = [
         R::Register { record: small_record(1) },
         R::Registered { observed: v4, expires_s: 300, relay: true },
@@ -395,9 +396,9 @@ fn control_body_vectors() -> Value {
         R::Introduced { recipient: id, status: IntroducedStatus::Delivered },
         R::Introduced { recipient: id, status: IntroducedStatus::Full },
         R::Introduction { sealed: vec![0x5e; 3], observed: v6 },
-        R::RelayOpen { peer: id },
-        R::RelayOpened { peer: id, outcome: Ok(RelayChannel::new(u64::MAX)) },
-        R::RelayOpened { peer: id, outcome: Err(RelayRefusal::NotOffered) },
+        R::RelayOpen { peer: id, channel, first: vec![4; 148] },
+        R::RelayOpened { peer: id, channel, outcome: Ok(()) },
+        R::RelayOpened { peer: id, channel, outcome: Err(RelayRefusal::NotOffered) },
     ];
     let kinds = [
         CandidateKind::Host,
@@ -408,7 +409,7 @@ fn control_body_vectors() -> Value {
     ];
     let candidates = kinds.map(|kind| Candidate { kind, address: v4 }).to_vec();
     let path = [
-        PathMessage::Candidates { sequence: 300, candidates },
+        PathMessage::Candidates { sequence: 300, candidates, mapping: Mapping::EndpointDependent { step: -2 } },
         PathMessage::Probe { token: 0x0102_0304_0506_0708, length: 64 },
         PathMessage::ProbeReply { token: u64::MAX, observed: v6, received: 1300 },
     ];
@@ -427,6 +428,8 @@ fn message_name(message: &ControlMessage) -> &'static str {
         ControlMessage::Ping { .. } => "ping",
         ControlMessage::Pong { .. } => "pong",
         ControlMessage::Goodbye { .. } => "goodbye",
+        ControlMessage::Rendezvous(_) => "rendezvous",
+        ControlMessage::Path(_) => "path",
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! | type | message | body |
 //! |---|---|---|
-//! | 32 | Candidates | varint u64 sequence; varint count (at most 16), each: kind, address |
+//! | 32 | Candidates | varint u64 sequence; varint count (at most 16), each: kind, address; mapping |
 //! | 33 | Probe | token, u64 big endian; then zeros up to the length of the probe |
 //! | 34 | ProbeReply | varint u64 token; observed address; received length, varint u16 |
 //!
@@ -14,6 +14,12 @@
 //! | 2 | peer-reflexive |
 //! | 3, and the server's id, 32 bytes | relayed; the address is that of the server |
 //! | 4 | port-mapped, by PCP, NAT-PMP or UPnP |
+//!
+//! | mapping | how the sender's NATs map (RFC 4787, section 4.1) |
+//! |---|---|
+//! | 0 | unknown |
+//! | 1 | endpoint-independent, or no NAT |
+//! | 2, zigzag varint i16 step | another port for every destination; the next is `step` above the last, 0: no pattern |
 //!
 //! An address is 0, 4 bytes, varint port; or 1, 16 bytes, varint port. It is one that packets can be
 //! sent to, and IPv4 stands as IPv4.
@@ -77,6 +83,21 @@ pub struct Candidate {
     pub address: SocketAddr,
 }
 
+/// How an agent's NATs map, all of them together, for IPv4 (RFC 4787, section 4.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Mapping {
+    /// Not known yet.
+    #[default]
+    Unknown,
+    /// One port for all destinations, or no NAT.
+    EndpointIndependent,
+    /// Another port for every destination.
+    EndpointDependent {
+        /// The next port is this much above the last; 0: no pattern.
+        step: i16,
+    },
+}
+
 /// A message about the paths between two agents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathMessage {
@@ -86,6 +107,8 @@ pub enum PathMessage {
         sequence: u64,
         /// At most [`MAX_PATH_CANDIDATES`].
         candidates: Vec<Candidate>,
+        /// How the sender's NATs map.
+        mapping: Mapping,
     },
     /// Please answer on the path this arrived by.
     Probe {
@@ -127,10 +150,10 @@ impl PathMessage {
     /// Message type and body.
     pub fn encode(&self) -> (u8, Vec<u8>) {
         match self {
-            Self::Candidates { sequence, candidates } => {
+            Self::Candidates { sequence, candidates, mapping } => {
                 let written = |candidate: &Candidate| Candidate { address: canonical(candidate.address), ..*candidate };
                 let candidates: Vec<Candidate> = candidates.iter().map(written).collect();
-                (TYPE_CANDIDATES, encode_body(&(sequence, candidates)))
+                (TYPE_CANDIDATES, encode_body(&(sequence, candidates, mapping)))
             }
             Self::Probe { token, length } => {
                 let mut body = Vec::with_capacity(usize::from(*length));
@@ -157,8 +180,8 @@ impl PathMessage {
         }
         let message = match message_type {
             TYPE_CANDIDATES => {
-                let (sequence, candidates) = decode_body(body)?;
-                Self::Candidates { sequence, candidates }
+                let (sequence, candidates, mapping) = decode_body(body)?;
+                Self::Candidates { sequence, candidates, mapping }
             }
             TYPE_PROBE => return decode_probe(body, length),
             TYPE_PROBE_REPLY => {
@@ -211,9 +234,14 @@ mod tests {
     fn any_message() -> impl Strategy<Value = PathMessage> {
         let candidate = (any_kind(), any_address()).prop_map(|(kind, address)| Candidate { kind, address });
         let lengths = MIN_PROBE_LEN..=MAX_PROBE_LEN;
+        let mapping = prop_oneof![
+            Just(Mapping::Unknown),
+            Just(Mapping::EndpointIndependent),
+            any::<i16>().prop_map(|step| Mapping::EndpointDependent { step }),
+        ];
         prop_oneof![
-            (any::<u64>(), proptest::collection::vec(candidate, 0..=MAX_PATH_CANDIDATES))
-                .prop_map(|(sequence, candidates)| PathMessage::Candidates { sequence, candidates }),
+            (any::<u64>(), proptest::collection::vec(candidate, 0..=MAX_PATH_CANDIDATES), mapping)
+                .prop_map(|(sequence, candidates, mapping)| PathMessage::Candidates { sequence, candidates, mapping }),
             (any::<u64>(), lengths.clone()).prop_map(|(token, length)| PathMessage::Probe { token, length }),
             (any::<u64>(), any_address(), lengths)
                 .prop_map(|(token, observed, received)| { PathMessage::ProbeReply { token, observed, received } }),
@@ -245,7 +273,9 @@ mod tests {
             }
             body.extend_from_slice(&[0, 192, 0, 2, 1, 0xac, 2]);
         }
-        assert_eq!(PathMessage::Candidates { sequence: 300, candidates }.encode(), (32, body));
+        body.extend_from_slice(&[2, 3]);
+        let mapping = Mapping::EndpointDependent { step: -2 };
+        assert_eq!(PathMessage::Candidates { sequence: 300, candidates, mapping }.encode(), (32, body));
         let probe = PathMessage::Probe { token: 0x0102_0304_0506_0708, length: 52 };
         assert_eq!(probe.encode(), (33, vec![1, 2, 3, 4, 5, 6, 7, 8, 0, 0]));
         let reply = PathMessage::ProbeReply { token: 300, observed, received: 1300 };
@@ -256,10 +286,11 @@ mod tests {
     fn limits_hold_for_reading() {
         let good = Candidate { kind: CandidateKind::Host, address: address("192.0.2.1:1") };
         let broken = [
-            PathMessage::Candidates { sequence: 1, candidates: vec![good; 17] },
+            PathMessage::Candidates { sequence: 1, candidates: vec![good; 17], mapping: Mapping::Unknown },
             PathMessage::Candidates {
                 sequence: 1,
                 candidates: vec![Candidate { address: address("192.0.2.1:0"), ..good }],
+                mapping: Mapping::Unknown,
             },
             PathMessage::ProbeReply { token: 1, observed: address("[ff02::1]:1"), received: 100 },
             PathMessage::ProbeReply { token: 1, observed: good.address, received: 49 },
@@ -282,7 +313,11 @@ mod tests {
     fn the_longest_candidates_pass_a_link_of_1280_bytes() {
         let kind = CandidateKind::Relayed { server: key(1).id() };
         let longest = Candidate { kind, address: address("[2001:db8::1]:65535") };
-        let message = PathMessage::Candidates { sequence: u64::MAX, candidates: vec![longest; MAX_PATH_CANDIDATES] };
+        let message = PathMessage::Candidates {
+            sequence: u64::MAX,
+            candidates: vec![longest; MAX_PATH_CANDIDATES],
+            mapping: Mapping::EndpointDependent { step: i16::MIN },
+        };
         assert!(PROBE_OVERHEAD + message.encode().1.len() <= MAX_CONTROL_LEN - WIREGUARD_OVERHEAD);
         assert_eq!(decoded(&message), Ok(message));
     }

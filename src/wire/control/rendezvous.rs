@@ -10,8 +10,8 @@
 //! | 20 | Introduce | client | recipient, 32 bytes; varint length and bytes (1 to 1,124) of a sealed introduction |
 //! | 21 | Introduced | server | recipient, 32 bytes; status: 0 delivered, 1 stored, 2 unknown, 3 full |
 //! | 22 | Introduction | server | varint length and bytes (1 to 1,124) of a sealed introduction; observed address of its sender |
-//! | 23 | RelayOpen | client | peer, 32 bytes |
-//! | 24 | RelayOpened | server | peer, 32 bytes; 0 and varint u64 channel, or 1 and refusal: 0 not offered, 1 unknown peer, 2 full |
+//! | 23 | RelayOpen | client | peer, 32 bytes; varint u64 channel; varint length and bytes (0 to 1,124 less 10) of the first payload |
+//! | 24 | RelayOpened | server | peer, 32 bytes; varint u64 channel; 0, or 1 and refusal: 0 not offered, 1 unknown peer, 2 full |
 //!
 //! An address is 0, 4 bytes, varint port; or 1, 16 bytes, varint port. It is one that packets can be
 //! sent to, and IPv4 stands as IPv4.
@@ -43,6 +43,9 @@ pub const MAX_SEALED_LEN: usize = MAX_UNFRAGMENTED_PAYLOAD
     - CONTROL_HEADER_LEN
     - AGENT_ID_LEN
     - SEALED_LENGTH_LEN;
+
+/// Longest first payload of a relay channel in bytes: the room of an introduction less a channel.
+pub const MAX_FIRST_LEN: usize = MAX_SEALED_LEN - 10;
 
 const AGENT_ID_LEN: usize = 32;
 /// A varint of 128 to 16,383.
@@ -134,17 +137,24 @@ pub enum RendezvousMessage {
         /// Where the sender's session comes from, as the server sees it.
         observed: SocketAddr,
     },
-    /// I want to reach this agent through you.
+    /// I want to reach this agent through you. Said again, it renews the channel.
     RelayOpen {
         /// The agent at the other end.
         peer: AgentId,
+        /// The channel both ends will use, drawn at random by the client: waiting for the server to name one would cost
+        /// a round trip.
+        channel: RelayChannel,
+        /// What to pass on at once, at most [`MAX_FIRST_LEN`] bytes; may be empty.
+        first: Vec<u8>,
     },
     /// The answer to a RelayOpen.
     RelayOpened {
         /// The agent at the other end.
         peer: AgentId,
-        /// The channel to send relay frames on.
-        outcome: Result<RelayChannel, RelayRefusal>,
+        /// The channel it was asked for.
+        channel: RelayChannel,
+        /// Whether relay frames pass on it now.
+        outcome: Result<(), RelayRefusal>,
     },
 }
 
@@ -165,11 +175,8 @@ impl RendezvousMessage {
             }
             Self::Introduce { sealed, .. } => sealed_fits(sealed),
             Self::Introduction { sealed, observed } => sealed_fits(sealed) && is_usable_address(observed),
-            Self::Register { .. }
-            | Self::Lookup { .. }
-            | Self::Introduced { .. }
-            | Self::RelayOpen { .. }
-            | Self::RelayOpened { .. } => true,
+            Self::RelayOpen { first, .. } => first.len() <= MAX_FIRST_LEN,
+            Self::Register { .. } | Self::Lookup { .. } | Self::Introduced { .. } | Self::RelayOpened { .. } => true,
         };
         if kept { Ok(()) } else { Err(ControlError::Limits) }
     }
@@ -192,8 +199,8 @@ impl RendezvousMessage {
             Self::Introduction { sealed, observed } => {
                 (TYPE_INTRODUCTION, encode_body(&(sealed, canonical(*observed))))
             }
-            Self::RelayOpen { peer } => (TYPE_RELAY_OPEN, encode_body(peer)),
-            Self::RelayOpened { peer, outcome } => (TYPE_RELAY_OPENED, encode_body(&(peer, outcome))),
+            Self::RelayOpen { peer, channel, first } => (TYPE_RELAY_OPEN, encode_body(&(peer, channel, first))),
+            Self::RelayOpened { peer, channel, outcome } => (TYPE_RELAY_OPENED, encode_body(&(peer, channel, outcome))),
         }
     }
 
@@ -240,10 +247,13 @@ impl RendezvousMessage {
                 let (sealed, observed): (&[u8], SocketAddr) = decode_body(body)?;
                 Self::Introduction { sealed: sealed.to_vec(), observed }
             }
-            TYPE_RELAY_OPEN => Self::RelayOpen { peer: decode_body(body)? },
+            TYPE_RELAY_OPEN => {
+                let (peer, channel, first): (AgentId, RelayChannel, &[u8]) = decode_body(body)?;
+                Self::RelayOpen { peer, channel, first: first.to_vec() }
+            }
             TYPE_RELAY_OPENED => {
-                let (peer, outcome) = decode_body(body)?;
-                Self::RelayOpened { peer, outcome }
+                let (peer, channel, outcome) = decode_body(body)?;
+                Self::RelayOpened { peer, channel, outcome }
             }
             other => return Err(ControlError::UnknownType(other)),
         })
@@ -276,7 +286,9 @@ mod tests {
         let lookup_result = (1u8..9, any::<bool>(), proptest::collection::vec(any_address(), 0..=MAX_OBSERVED));
         let refusal =
             prop_oneof![Just(RelayRefusal::NotOffered), Just(RelayRefusal::UnknownPeer), Just(RelayRefusal::Full)];
-        let outcome = prop_oneof![any::<u64>().prop_map(|number| Ok(RelayChannel::new(number))), refusal.prop_map(Err)];
+        let outcome = prop_oneof![Just(Ok(())), refusal.prop_map(Err)];
+        let any_channel = || any::<u64>().prop_map(RelayChannel::new);
+        let any_first = proptest::collection::vec(any::<u8>(), 0..=MAX_FIRST_LEN);
         prop_oneof![
             (1u8..9).prop_map(|number| RendezvousMessage::Register { record: signed(number) }),
             (any_address(), any::<u32>(), any::<bool>()).prop_map(|(observed, expires_s, relay)| {
@@ -293,8 +305,16 @@ mod tests {
                 .prop_map(|(recipient, status)| RendezvousMessage::Introduced { recipient, status }),
             (any_sealed(), any_address())
                 .prop_map(|(sealed, observed)| RendezvousMessage::Introduction { sealed, observed }),
-            any_id().prop_map(|peer| RendezvousMessage::RelayOpen { peer }),
-            (any_id(), outcome).prop_map(|(peer, outcome)| RendezvousMessage::RelayOpened { peer, outcome }),
+            (any_id(), any_channel(), any_first).prop_map(|(peer, channel, first)| RendezvousMessage::RelayOpen {
+                peer,
+                channel,
+                first
+            }),
+            (any_id(), any_channel(), outcome).prop_map(|(peer, channel, outcome)| RendezvousMessage::RelayOpened {
+                peer,
+                channel,
+                outcome
+            }),
         ]
     }
 
@@ -307,6 +327,7 @@ mod tests {
     fn bodies_are_exactly_those_of_the_table() {
         let id = key(1).id();
         let observed = address("192.0.2.1:300");
+        let channel = RelayChannel::new(300);
         let encoded = |message: RendezvousMessage| message.encode();
         let with_id = |rest: &[u8]| [id.as_bytes(), rest].concat();
         assert_eq!(
@@ -331,12 +352,16 @@ mod tests {
             (22, vec![2, 7, 7, 0, 192, 0, 2, 1, 0xac, 2])
         );
         assert_eq!(
-            encoded(RendezvousMessage::RelayOpened { peer: id, outcome: Ok(RelayChannel::new(300)) }),
-            (24, with_id(&[0, 0xac, 2]))
+            encoded(RendezvousMessage::RelayOpen { peer: id, channel, first: vec![7; 2] }),
+            (23, with_id(&[0xac, 2, 2, 7, 7]))
         );
         assert_eq!(
-            encoded(RendezvousMessage::RelayOpened { peer: id, outcome: Err(RelayRefusal::Full) }),
-            (24, with_id(&[1, 2]))
+            encoded(RendezvousMessage::RelayOpened { peer: id, channel, outcome: Ok(()) }),
+            (24, with_id(&[0xac, 2, 0]))
+        );
+        assert_eq!(
+            encoded(RendezvousMessage::RelayOpened { peer: id, channel, outcome: Err(RelayRefusal::Full) }),
+            (24, with_id(&[0xac, 2, 1, 2]))
         );
     }
 
@@ -359,6 +384,11 @@ mod tests {
             RendezvousMessage::Register { record },
             RendezvousMessage::Introduce { recipient: id, sealed: sealed.clone() },
             RendezvousMessage::Introduction { sealed, observed },
+            RendezvousMessage::RelayOpen {
+                peer: id,
+                channel: RelayChannel::new(u64::MAX),
+                first: vec![0; MAX_FIRST_LEN],
+            },
         ] {
             let packet = HEADERS + message.encode().1.len();
             assert!(packet <= MAX_CONTROL_LEN && 40 + 8 + WIREGUARD_OVERHEAD + packet <= 1280, "{packet}");

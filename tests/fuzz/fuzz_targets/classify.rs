@@ -7,6 +7,13 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|datagram: &[u8]| {
     let kind = classify(datagram);
     if datagram.starts_with(&FRAME_MAGIC) {
-        assert!(matches!(kind, DatagramKind::Relay | DatagramKind::Introduction | DatagramKind::Unknown));
+        assert!(matches!(
+            kind,
+            DatagramKind::Relay
+                | DatagramKind::Introduction
+                | DatagramKind::RecordRequest
+                | DatagramKind::RecordAnswer
+                | DatagramKind::Unknown
+        ));
     }
 });
