@@ -36,7 +36,7 @@ pub use path::{
     Candidate, CandidateKind, MAX_PATH_CANDIDATES, MAX_PROBE_LEN, MIN_PROBE_LEN, Mapping, PATH_TYPES, PathMessage,
 };
 pub use rendezvous::{
-    IntroducedStatus, MAX_FIRST_LEN, MAX_OBSERVED, MAX_SEALED_LEN, RENDEZVOUS_TYPES, RelayRefusal, RendezvousMessage,
+    IntroducedStatus, MAX_FIRST_LEN, MAX_SEALED_LEN, RENDEZVOUS_TYPES, RelayRefusal, RendezvousMessage,
 };
 
 /// Longest control message in bytes, IPv6 header included. A Probe can have [`MAX_PROBE_LEN`].

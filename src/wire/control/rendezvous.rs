@@ -6,7 +6,7 @@
 //! | 16 | Register | client | varint length and bytes of the client's signed record |
 //! | 17 | Registered | server | observed address; for how many seconds, varint u32; relay, 0 or 1 |
 //! | 18 | Lookup | client | id, 32 bytes |
-//! | 19 | LookupResult | server | id, 32 bytes; record, 0, or 1 and varint length and bytes; varint count (at most 4) of observed addresses |
+//! | 19 | LookupResult | server | id, 32 bytes; record, 0, or 1 and varint length and bytes |
 //! | 20 | Introduce | client | recipient, 32 bytes; varint length and bytes (1 to 1,124) of a sealed introduction |
 //! | 21 | Introduced | server | recipient, 32 bytes; status: 0 delivered, 1 stored, 2 unknown, 3 full |
 //! | 22 | Introduction | server | varint length and bytes (1 to 1,124) of a sealed introduction; observed address of its sender |
@@ -31,9 +31,6 @@ use crate::wire::{MAX_UNFRAGMENTED_PAYLOAD, WIREGUARD_OVERHEAD};
 
 /// Message types of this file.
 pub const RENDEZVOUS_TYPES: std::ops::RangeInclusive<u8> = TYPE_REGISTER..=TYPE_RELAY_OPENED;
-
-/// Most observed addresses in a LookupResult: IPv4 and IPv6, and one of each from before a move.
-pub const MAX_OBSERVED: usize = 4;
 
 /// Longest sealed introduction in bytes that a server carries: what an Introduce has room for when
 /// WireGuard carries it over a link of 1,280 bytes.
@@ -107,14 +104,12 @@ pub enum RendezvousMessage {
         /// The agent that is looked for.
         id: AgentId,
     },
-    /// This is what the server knows of an agent.
+    /// This is what the server knows of an agent. Where it is, the server does not tell: that is the agent's to say.
     LookupResult {
         /// The agent that was looked for.
         id: AgentId,
         /// Its record; `None` if the server has none.
         record: Option<SignedRecord>,
-        /// Where it was seen, newest first, at most [`MAX_OBSERVED`]; none without a record.
-        observed: Vec<SocketAddr>,
     },
     /// Please hand this on.
     Introduce {
@@ -168,11 +163,7 @@ impl RendezvousMessage {
         let sealed_fits = |sealed: &[u8]| (1..=MAX_SEALED_LEN).contains(&sealed.len());
         let kept = match self {
             Self::Registered { observed, .. } => is_usable_address(observed),
-            Self::LookupResult { id, record, observed } => {
-                observed.len() <= MAX_OBSERVED
-                    && observed.iter().all(is_usable_address)
-                    && record.as_ref().map_or(observed.is_empty(), |record| record.id() == *id)
-            }
+            Self::LookupResult { id, record } => record.as_ref().is_none_or(|record| record.id() == *id),
             Self::Introduce { sealed, .. } => sealed_fits(sealed),
             Self::Introduction { sealed, observed } => sealed_fits(sealed) && is_usable_address(observed),
             Self::RelayOpen { first, .. } => first.len() <= MAX_FIRST_LEN,
@@ -189,10 +180,8 @@ impl RendezvousMessage {
                 (TYPE_REGISTERED, encode_body(&(canonical(observed), expires_s, relay)))
             }
             Self::Lookup { id } => (TYPE_LOOKUP, encode_body(id)),
-            Self::LookupResult { id, record, observed } => {
-                let record = record.as_ref().map(SignedRecord::as_bytes);
-                let observed: Vec<SocketAddr> = observed.iter().copied().map(canonical).collect();
-                (TYPE_LOOKUP_RESULT, encode_body(&(id, record, observed)))
+            Self::LookupResult { id, record } => {
+                (TYPE_LOOKUP_RESULT, encode_body(&(id, record.as_ref().map(SignedRecord::as_bytes))))
             }
             Self::Introduce { recipient, sealed } => (TYPE_INTRODUCE, encode_body(&(recipient, sealed))),
             Self::Introduced { recipient, status } => (TYPE_INTRODUCED, encode_body(&(recipient, status))),
@@ -232,8 +221,8 @@ impl RendezvousMessage {
             }
             TYPE_LOOKUP => Self::Lookup { id: decode_body(body)? },
             TYPE_LOOKUP_RESULT => {
-                let (id, record, observed): (AgentId, Option<&[u8]>, Vec<SocketAddr>) = decode_body(body)?;
-                Self::LookupResult { id, record: record.map(SignedRecord::decode).transpose()?, observed }
+                let (id, record): (AgentId, Option<&[u8]>) = decode_body(body)?;
+                Self::LookupResult { id, record: record.map(SignedRecord::decode).transpose()? }
             }
             TYPE_INTRODUCE => {
                 let (recipient, sealed): (AgentId, &[u8]) = decode_body(body)?;
@@ -283,7 +272,7 @@ mod tests {
 
     fn any_message() -> impl Strategy<Value = RendezvousMessage> {
         use IntroducedStatus::{Delivered, Full, Stored, Unknown};
-        let lookup_result = (1u8..9, any::<bool>(), proptest::collection::vec(any_address(), 0..=MAX_OBSERVED));
+        let lookup_result = (1u8..9, any::<bool>());
         let refusal =
             prop_oneof![Just(RelayRefusal::NotOffered), Just(RelayRefusal::UnknownPeer), Just(RelayRefusal::Full)];
         let outcome = prop_oneof![Just(Ok(())), refusal.prop_map(Err)];
@@ -295,10 +284,9 @@ mod tests {
                 RendezvousMessage::Registered { observed, expires_s, relay }
             }),
             any_id().prop_map(|id| RendezvousMessage::Lookup { id }),
-            lookup_result.prop_map(|(number, known, observed)| RendezvousMessage::LookupResult {
+            lookup_result.prop_map(|(number, known)| RendezvousMessage::LookupResult {
                 id: key(number).id(),
                 record: known.then(|| signed(number)),
-                observed: if known { observed } else { vec![] },
             }),
             (any_id(), any_sealed()).prop_map(|(recipient, sealed)| RendezvousMessage::Introduce { recipient, sealed }),
             (any_id(), proptest::sample::select(vec![Delivered, Stored, Unknown, Full]))
@@ -335,10 +323,7 @@ mod tests {
             (17, vec![0, 192, 0, 2, 1, 0xac, 2, 0xac, 2, 1])
         );
         assert_eq!(encoded(RendezvousMessage::Lookup { id }), (18, with_id(&[])));
-        assert_eq!(
-            encoded(RendezvousMessage::LookupResult { id, record: None, observed: vec![] }),
-            (19, with_id(&[0, 0]))
-        );
+        assert_eq!(encoded(RendezvousMessage::LookupResult { id, record: None }), (19, with_id(&[0])));
         assert_eq!(
             encoded(RendezvousMessage::Introduce { recipient: id, sealed: vec![7; 2] }),
             (20, with_id(&[2, 7, 7]))
@@ -376,11 +361,7 @@ mod tests {
         let observed = address("[2001:db8::1]:65535");
         let sealed = vec![0; MAX_SEALED_LEN];
         for message in [
-            RendezvousMessage::LookupResult {
-                id,
-                record: Some(record.clone()),
-                observed: vec![observed; MAX_OBSERVED],
-            },
+            RendezvousMessage::LookupResult { id, record: Some(record.clone()) },
             RendezvousMessage::Register { record },
             RendezvousMessage::Introduce { recipient: id, sealed: sealed.clone() },
             RendezvousMessage::Introduction { sealed, observed },
@@ -404,10 +385,7 @@ mod tests {
         let broken = [
             RendezvousMessage::Registered { observed: address("0.0.0.0:1"), expires_s: 1, relay: false },
             RendezvousMessage::Registered { observed: address("192.0.2.1:0"), expires_s: 1, relay: false },
-            RendezvousMessage::LookupResult { id, record: None, observed: vec![good] },
-            RendezvousMessage::LookupResult { id, record: Some(signed(1)), observed: vec![good; 5] },
-            RendezvousMessage::LookupResult { id, record: Some(signed(1)), observed: vec![address("224.0.0.1:1")] },
-            RendezvousMessage::LookupResult { id, record: Some(signed(2)), observed: vec![] },
+            RendezvousMessage::LookupResult { id, record: Some(signed(2)) },
             RendezvousMessage::Introduce { recipient: id, sealed: vec![] },
             RendezvousMessage::Introduce { recipient: id, sealed: vec![0; MAX_SEALED_LEN + 1] },
             RendezvousMessage::Introduction { sealed: vec![], observed: good },
