@@ -3,15 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::limits::{MAX_ADDRESSES, MAX_PEERS, MAX_REFUSED, backoff};
+use super::limits::{MAX_PEERS, MAX_REFUSED, backoff};
 use super::peer::RecordSource;
-use super::{Node, Output, TimerKind};
+use super::{Node, TimerKind};
 use crate::api::TrustState;
-use crate::forwarding::StrangerDatagram;
+use crate::forwarding::{PeerPath, StrangerDatagram};
 use crate::identity::AgentId;
 use crate::policy::PortSpec;
 use crate::time::Now;
 use crate::trust::{Admission, Grant, Ours, Request, admit};
+use crate::wire::control::{IntroducedStatus, RendezvousMessage};
 use crate::wire::introduction::{Introduction, TrustRequest};
 
 /// The first unanswered introduction goes out again after this; UDP may have lost it.
@@ -48,6 +49,7 @@ impl Node {
         };
         let tunnel_key = peer.record.record().tunnel_key;
         let addresses = peer.addresses.clone();
+        let servers: Vec<_> = peer.record.record().rendezvous.clone();
         let again = now.time + backoff(attempt, FIRST_RESEND, LONGEST_RESEND);
         self.timers.set(TimerKind::Introduction(id), Some(again));
         match introduction.seal(&self.identity, &tunnel_key, &mut *self.rng) {
@@ -55,8 +57,11 @@ impl Node {
                 tracing::debug!(peer = %id.short(), attempt, "introduction sent");
                 self.counters.introductions_sent.increment();
                 for destination in addresses {
-                    let datagram = datagram.clone();
-                    self.outputs.push_back(Output::Transmit { destination, local_ip: None, datagram });
+                    self.transmit_on(&PeerPath::direct(destination), datagram.clone());
+                }
+                for server in servers {
+                    self.borrow_server(now, &server);
+                    self.introduce_through(now, server.id, id, &datagram);
                 }
             }
             // Lengths are checked when the request is made; a record that grew since then is the one way here.
@@ -64,20 +69,29 @@ impl Node {
         }
     }
 
-    /// Where this agent may be reached, as it says in tickets and introductions.
-    pub(super) fn own_transport_addresses(&self) -> Vec<SocketAddr> {
-        let addresses = self.local_addresses.iter().take(MAX_ADDRESSES);
-        addresses.map(|ip| SocketAddr::new(*ip, self.port)).collect()
+    fn introduce_through(&mut self, now: Now, server: AgentId, recipient: AgentId, sealed: &[u8]) {
+        let message = RendezvousMessage::Introduce { recipient, sealed: sealed.to_vec() };
+        if message.check().is_ok() {
+            self.send_to_server(now, server, message, false);
+        }
+    }
+
+    /// A server says what became of an introduction.
+    pub(super) fn introduction_passed_on(&mut self, recipient: AgentId, status: IntroducedStatus) {
+        if let Some(peer) = self.peers.get_mut(&recipient) {
+            peer.asking.passed_on = Some(status);
+        }
     }
 
     pub(super) fn handle_introduction(&mut self, now: Now, datagram: &StrangerDatagram) {
-        if !self.introductions.allow(now.time, datagram.source) {
+        let source = datagram.path.endpoint;
+        if !self.introductions.allow(now.time, source) {
             return self.counters.drop_introduction_rate.increment();
         }
         let introduction = match Introduction::open(&datagram.data, &self.tunnel_secret, &self.id) {
             Ok(introduction) => introduction,
             Err(error) => {
-                tracing::debug!(source = %datagram.source, %error, "introduction not accepted");
+                tracing::debug!(%source, %error, "introduction not accepted");
                 return self.counters.drop_introduction_invalid.increment();
             }
         };
@@ -94,10 +108,10 @@ impl Node {
         if refused {
             return self.counters.drop_introduction_refused.increment();
         }
-        if !self.peers.contains_key(&id) && !self.make_room(datagram.source) {
+        if !self.peers.contains_key(&id) && !self.make_room(source) {
             return self.counters.drop_introduction_full.increment();
         }
-        self.introduction_verified(now, id, introduction, datagram.source);
+        self.introduction_verified(now, id, introduction, source);
     }
 
     fn introduction_verified(&mut self, now: Now, id: AgentId, introduction: Introduction, source: SocketAddr) {
