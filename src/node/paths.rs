@@ -161,7 +161,7 @@ impl Link {
     /// There is a wish to talk.
     pub(super) fn begin_wanting(&mut self, now: Time) {
         self.wanted_since.get_or_insert(now);
-        if self.paths.primary().is_none_or(crate::path::Route::is_relayed) {
+        if self.paths.primary().is_none_or(Route::is_relayed) {
             self.connecting_since.get_or_insert(now);
         }
     }
