@@ -216,8 +216,8 @@ impl EventLoop {
         }
         for output in rest {
             match output {
-                Output::Transmit { destination, local_ip, datagram } => {
-                    match self.shared.socket.send_to(&datagram, destination, local_ip) {
+                Output::Transmit { destination, local_ip, socket, datagram } => {
+                    match self.shared.socket.send_to(&datagram, destination, (socket, local_ip)) {
                         Ok(()) => self.shared.counters.tx_datagrams.increment(),
                         Err(error) => {
                             tracing::debug!(%destination, %error, "a datagram was not sent");

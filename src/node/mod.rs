@@ -44,6 +44,7 @@ use crate::identity::{
     TunnelSecret, VersionRange, overlay_ipv6,
 };
 use crate::metrics::Counters;
+use crate::path::SocketId;
 use crate::time::{Now, Time};
 use crate::tunnel::IndexTable;
 
@@ -122,6 +123,8 @@ pub enum Output {
         destination: SocketAddr,
         /// From this local address, if the peer knows this agent by it.
         local_ip: Option<IpAddr>,
+        /// From this local socket.
+        socket: SocketId,
         /// The datagram.
         datagram: Vec<u8>,
     },

@@ -34,7 +34,7 @@ impl Node {
     /// with any more.
     pub(super) fn route_of(&self, path: &PeerPath) -> Option<Route> {
         if path.relay.is_none() {
-            return Some(Route::Direct(path.endpoint));
+            return Some(Route::direct(path.socket, path.endpoint));
         }
         self.servers.iter().find(|(_, server)| server.is_at(path.endpoint)).map(|(id, _)| Route::Relayed(*id))
     }
@@ -56,6 +56,7 @@ impl Node {
     pub(super) fn path_of(&self, now: Now, id: AgentId, route: Route) -> Option<PeerPath> {
         match route {
             Route::Direct(endpoint) => Some(PeerPath::direct(endpoint)),
+            Route::Extra(socket, endpoint) => Some(PeerPath { socket, ..PeerPath::direct(endpoint) }),
             Route::Relayed(server) => {
                 let leg = self.peers.get(&id)?.link.as_ref()?.relays.get(&server)?;
                 let usable = leg.open && now.time.since(leg.used) < CHANNEL_LIFE;
@@ -210,7 +211,8 @@ impl Node {
                 framed
             }
         };
-        self.outputs.push_back(Output::Transmit { destination: path.endpoint, local_ip: path.local_ip, datagram });
+        let PeerPath { endpoint: destination, local_ip, socket, .. } = *path;
+        self.outputs.push_back(Output::Transmit { destination, local_ip, socket, datagram });
     }
 }
 

@@ -10,7 +10,7 @@ use crate::api::{
     WhyStep,
 };
 use crate::identity::Ticket;
-use crate::path::{PathState, Route};
+use crate::path::PathState;
 use crate::time::{Now, Time};
 use crate::trust::Theirs;
 
@@ -216,7 +216,7 @@ fn trust_detail(now: Now, peer: &Peer, state: TrustState) -> String {
 fn probe_step(link: &Link) -> WhyStep {
     let (mut answering, mut silent) = (Vec::new(), Vec::new());
     for path in link.paths.report() {
-        let Route::Direct(address) = path.candidate.route else { continue };
+        let Some(address) = path.candidate.route.address() else { continue };
         match (path.state, path.rtt) {
             (PathState::Working, Some(rtt)) => {
                 answering.push(format!("{address} in {:.2} ms", rtt.as_secs_f64() * 1000.0));

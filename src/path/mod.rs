@@ -22,5 +22,5 @@ mod candidate;
 mod score;
 mod set;
 
-pub use candidate::{Candidate, CandidateKind, Route};
+pub use candidate::{Candidate, CandidateKind, Route, SocketId};
 pub use set::{Output, PathReport, PathSet, PathState};
