@@ -19,8 +19,10 @@
 //! - An idle peer costs nothing: without traffic there are no probes and no timers.
 
 mod candidate;
+mod hard_nat;
 mod score;
 mod set;
 
 pub use candidate::{Candidate, CandidateKind, Route, SocketId};
+pub use hard_nat::{Attempt, HARD_SOCKETS, HardNat, HardNatReport, Output as HardNatOutput, Plan, last_seen};
 pub use set::{Output, PathReport, PathSet, PathState};
