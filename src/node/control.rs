@@ -55,7 +55,10 @@ impl Node {
                 // Back the way it came: that is the path it asks about.
                 self.send_control_to(now, id, &ControlMessage::Pong { token }, path);
             }
-            ControlMessage::Pong { token } => self.pong_received(now, id, token),
+            ControlMessage::Pong { token } => {
+                let route = self.route_of(path);
+                self.pong_received(now, id, token, route);
+            }
             ControlMessage::Path(PathMessage::Probe { token, length }) => {
                 let reply = PathMessage::ProbeReply { token, observed: path.endpoint, received: length };
                 self.send_control_to(now, id, &ControlMessage::Path(reply), path);

@@ -154,7 +154,7 @@ impl Node {
     fn relay_usable(&mut self, now: Now, id: AgentId, server: AgentId) {
         let Some(link) = self.link_mut(id) else { return };
         let candidate = Candidate { kind: CandidateKind::Relayed, route: Route::Relayed(server) };
-        link.paths.add_candidates(now.time, [candidate]);
+        link.paths.route_usable(now.time, candidate);
         let pending = link.shared.tunnel.lock().pending_initiation().copied();
         if let Some(initiation) = pending {
             self.transmit_on_route(now, id, Route::Relayed(server), initiation.to_vec());

@@ -203,6 +203,18 @@ impl PathSet {
         self.add_candidates(now, candidates);
     }
 
+    /// A route can be taken from now on, or again.
+    pub fn route_usable(&mut self, now: Time, candidate: Candidate) {
+        match self.paths.iter_mut().find(|path| path.candidate.route == candidate.route) {
+            Some(path) => path.attempts = 0,
+            None => self.add_candidates(now, [candidate]),
+        }
+        if self.is_wanted(now) {
+            let known = self.paths.iter_mut().filter(|path| path.candidate.route == candidate.route);
+            known.for_each(|path| path.next = Some(now));
+        }
+    }
+
     /// What a route needs beside the peer is gone: a relay. Returns whether it is known here.
     pub fn route_failed(&mut self, now: Time, route: Route) -> bool {
         let Some(path) = self.paths.iter_mut().find(|path| path.candidate.route == route) else { return false };
