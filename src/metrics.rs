@@ -101,6 +101,8 @@ counters! {
     introductions,
     /// Introductions sent.
     introductions_sent,
+    /// Introductions of one peer passed on to another.
+    introductions_passed_on,
 }
 
 /// One counter.

@@ -5,10 +5,12 @@ use std::time::Duration;
 use super::limits::{HELLO_RATE, MESSAGE_RATE, backoff};
 use super::peer::{RecordSource, TheirAliases};
 use super::{Node, TimerKind, VERSIONS};
-use crate::forwarding::PeerPath;
+use crate::forwarding::{PeerPath, StrangerDatagram};
 use crate::identity::{AgentId, TunnelPublic};
 use crate::time::Now;
-use crate::wire::control::{ControlError, ControlMessage, ControlPacket, GoodbyeReason, Hello, PathMessage};
+use crate::wire::control::{
+    ControlError, ControlMessage, ControlPacket, GoodbyeReason, Hello, PathMessage, RendezvousMessage,
+};
 
 /// The first hello that is not acknowledged goes out again after this.
 const FIRST_RESEND: Duration = Duration::from_millis(300);
@@ -72,6 +74,12 @@ impl Node {
             // One that was overtaken by a new session ends nothing.
             ControlMessage::Goodbye { reason } if newest => self.handle_goodbye(now, id, reason),
             ControlMessage::Goodbye { .. } => {}
+            ControlMessage::Rendezvous(RendezvousMessage::Introduce { recipient, sealed }) => {
+                self.pass_on_introduction(now, id, recipient, sealed);
+            }
+            ControlMessage::Rendezvous(RendezvousMessage::Introduction { sealed, observed }) => {
+                self.handle_introduction(now, &StrangerDatagram { path: PeerPath::direct(observed), data: sealed });
+            }
             ControlMessage::Rendezvous(_) => self.counters.drop_control_invalid.increment(),
         }
     }

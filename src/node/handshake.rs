@@ -194,6 +194,7 @@ impl Node {
             && refreshed.initiation
         {
             self.transmit_everywhere(now, id, &initiation);
+            self.introduce_through_peers(now, id);
         } else if !datagram.is_empty()
             && let Some(path) = link.shared.path.load_full()
         {

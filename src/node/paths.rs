@@ -166,6 +166,14 @@ impl Link {
         }
     }
 
+    /// Where it is, as seen from here.
+    pub(super) fn direct_endpoint(&self) -> Option<SocketAddr> {
+        match self.paths.primary()? {
+            Route::Direct(endpoint) => Some(endpoint),
+            Route::Relayed(_) => None,
+        }
+    }
+
     /// Tells the path machine what moved since the last look.
     fn look_at_traffic(&mut self, now: Now) {
         let counters = &self.shared.counters;

@@ -102,6 +102,8 @@ pub(super) struct Link {
     /// Channels to it, by relay.
     pub(super) relays: BTreeMap<AgentId, RelayLeg>,
     pub(super) told: Told,
+    /// When other peers were last asked to introduce this agent to it.
+    pub(super) introduced: Option<Time>,
     /// Bytes sent and received when traffic was last looked at.
     pub(super) moved: (u64, u64),
     pub(super) path_since: Option<Time>,
@@ -354,6 +356,7 @@ impl Node {
             paths: PathSet::new(),
             relays: BTreeMap::new(),
             told: Told::default(),
+            introduced: None,
             moved: (0, 0),
             path_since: None,
             gave_up: None,
