@@ -110,7 +110,7 @@ impl Node {
     /// say more than that somebody it can verify itself wants to talk.
     pub(super) fn pass_on_introduction(&mut self, now: Now, from: AgentId, to: AgentId, sealed: Vec<u8>) {
         let observed =
-            self.peers.get(&from).and_then(|peer| peer.link.as_ref()).and_then(|link| link.direct_endpoint());
+            self.peers.get(&from).and_then(|peer| peer.link.as_ref()).and_then(super::peer::Link::direct_endpoint);
         let both = [from, to].iter().all(|id| self.peers.get(id).is_some_and(|peer| peer.trusted));
         let allowed = self.link_mut(from).is_some_and(|link| link.hellos_received.take(now.time, HELLO_RATE));
         if !both || !allowed {
