@@ -45,7 +45,8 @@ pub use commands::{Command, Reply};
 pub use stored::{StoredError, StoredPeer};
 pub use timers::TimerKind;
 
-use limits::{INITIATION_RATES, INTRODUCTION_RATES, KNOWN_INITIATION_RATES, RateLimiter};
+use crate::limits::RateLimiter;
+use limits::{INITIATION_RATES, INTRODUCTION_RATES, KNOWN_INITIATION_RATES};
 use peer::Peer;
 use timers::Timers;
 
