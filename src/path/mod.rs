@@ -19,8 +19,10 @@
 //! - An idle peer costs nothing: without traffic there are no probes and no timers.
 
 mod candidate;
+mod loss;
 mod score;
 mod set;
 
 pub use candidate::{Candidate, CandidateKind, Route};
+pub use loss::PathLoss;
 pub use set::{Output, PathReport, PathSet, PathState};
