@@ -16,7 +16,7 @@ const STATE_DIR: &str = "/var/lib/agentnet-rendezvous";
 /// Bytes per second of one Mbit/s.
 const BYTES_PER_MBIT: u32 = 125_000;
 
-/// Run a rendezvous server in the foreground, through which others find and reach each other
+/// Run a rendezvous server in the foreground: others find and reach each other through it
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The first line it prints is its REF, for --rendezvous of others. It needs no root. Its state is \
