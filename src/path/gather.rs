@@ -155,6 +155,10 @@ impl Gather {
 
     /// Addresses or routes changed, or the host woke up: measures again at once.
     pub fn network_changed(&mut self, now: Time) {
+        if self.servers.is_empty() {
+            self.tests = Tests::Off;
+            return;
+        }
         let earliest = self.started.map_or(now, |at| at + RESTART_INTERVAL);
         self.restart = Some(earliest.max(now));
     }
@@ -180,10 +184,9 @@ impl Gather {
         self.restart.is_some() || self.tests != Tests::Off || pending.any(counts)
     }
 
-    /// Whether a STUN datagram may be for this machine.
-    #[must_use]
-    pub fn expects_datagram(&self) -> bool {
-        self.requests.iter().any(Request::awaits_answer)
+    /// Where datagrams for this machine may come from now.
+    pub fn expected_sources(&self) -> impl Iterator<Item = SocketAddr> {
+        self.requests.iter().filter(|request| request.awaits_answer()).map(|request| request.answer_from)
     }
 
     /// A STUN datagram arrived on the socket. Whether it was for this machine; a request of somebody else is not.

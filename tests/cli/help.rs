@@ -8,6 +8,7 @@ const COMMANDS: &[&str] = &[
     "status",
     "ping",
     "why",
+    "netcheck",
     "ticket",
     "trust",
     "trust request",

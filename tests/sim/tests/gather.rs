@@ -181,8 +181,8 @@ fn the_whole_truth_takes_less_than_four_seconds() {
     for kind in NatKind::ALL {
         for servers in [1, 2] {
             let mut scenario = Scenario::new(rng.fork(), &nats(kind), access(), servers, 2);
-            scenario.gather.measure_fully(Time::from_origin(scenario.now));
             scenario.ask();
+            scenario.gather.measure_fully(Time::from_origin(scenario.now));
             let took = scenario.run(Duration::from_secs(4), |gather| !gather.is_measuring());
             let report = scenario.gather.report();
             assert!(took.is_some(), "{}: {report:?}", kind.name());
@@ -208,8 +208,8 @@ fn loss_of_30_percent_each_way_costs_seconds_not_the_answer() {
             known += usize::from(took.is_some());
             let lossy = LinkConfig { loss: Loss::Independent(0.3), ..access() };
             let mut scenario = Scenario::new(rng.fork(), &nats(kind), lossy, 2, 2);
-            scenario.gather.measure_fully(Time::from_origin(scenario.now));
             scenario.ask();
+            scenario.gather.measure_fully(Time::from_origin(scenario.now));
             scenario.run(Duration::from_secs(8), |gather| gather.report().filtering.is_some());
             filters += usize::from(scenario.gather.report().filtering == Some(filtering(kind)));
         }
