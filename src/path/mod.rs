@@ -21,11 +21,13 @@
 
 mod candidate;
 mod gather;
+mod loss;
 mod net_report;
 mod score;
 mod set;
 
 pub use candidate::{Candidate, CandidateKind, Route};
 pub use gather::{Gather, MAX_SERVERS, Output as GatherOutput, StunServer};
+pub use loss::PathLoss;
 pub use net_report::{Filtering, MappingBasis, NetReport, ServerReport, ServerState};
 pub use set::{Output, PathReport, PathSet, PathState};
