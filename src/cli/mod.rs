@@ -27,6 +27,7 @@ mod netcheck;
 mod output;
 mod peers;
 mod ping;
+mod rendezvous;
 mod status;
 mod ticket;
 mod trust;
@@ -76,6 +77,7 @@ enum Command {
     Up(up::Args),
     Down(down::Args),
     Daemon(daemon::Args),
+    Rendezvous(rendezvous::Args),
     Id(id::Args),
     Status(status::Args),
     Ping(ping::Args),
@@ -109,6 +111,7 @@ fn run(command: &Command, global: &Global, out: &mut Output) -> Result<(), Failu
         Command::Up(args) => up::run(args, global, out),
         Command::Down(args) => down::run(args, global, out),
         Command::Daemon(args) => daemon::run(args, global),
+        Command::Rendezvous(args) => rendezvous::run(args, global, out),
         Command::Id(args) => id::run(args, global, out),
         Command::Status(args) => status::run(args, global, out),
         Command::Ping(args) => ping::run(args, global, out),

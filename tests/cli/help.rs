@@ -4,6 +4,7 @@ const COMMANDS: &[&str] = &[
     "up",
     "down",
     "daemon",
+    "rendezvous",
     "id",
     "status",
     "ping",

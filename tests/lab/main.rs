@@ -9,6 +9,7 @@
 
 mod harness;
 
+mod behind_nats;
 mod control;
 mod idle;
 mod internet;
