@@ -3,12 +3,16 @@
 //! Requests travel as HTTP over the Unix socket named in [`crate::config`]; every path begins with `/v1/`. A request
 //! that fails is answered with an [`ErrorDocument`] and the HTTP status of its [`ErrorCode`].
 
+mod netcheck;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::identity::AgentId;
+
+pub use netcheck::{FamilyCheck, FilteringWord, MappingWord, Netcheck};
 
 /// What a caller is told when something did not work: code for programs, message and hint for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

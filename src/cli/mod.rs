@@ -23,6 +23,7 @@ mod down;
 mod human;
 mod id;
 mod load;
+mod netcheck;
 mod output;
 mod peers;
 mod ping;
@@ -81,6 +82,7 @@ enum Command {
     Status(status::Args),
     Ping(ping::Args),
     Why(why::Args),
+    Netcheck(netcheck::Args),
     Ticket(ticket::Args),
     Trust(trust::Args),
     Peers(peers::Args),
@@ -114,6 +116,7 @@ fn run(command: &Command, global: &Global, out: &mut Output) -> Result<(), Failu
         Command::Status(args) => status::run(args, global, out),
         Command::Ping(args) => ping::run(args, global, out),
         Command::Why(args) => why::run(args, global, out),
+        Command::Netcheck(args) => netcheck::run(args, global, out),
         Command::Ticket(args) => ticket::run(args, global, out),
         Command::Trust(args) => trust::run(args, global, out),
         Command::Peers(args) => peers::run(args, global, out),

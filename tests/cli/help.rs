@@ -9,6 +9,7 @@ const COMMANDS: &[&str] = &[
     "status",
     "ping",
     "why",
+    "netcheck",
     "ticket",
     "trust",
     "trust request",
