@@ -27,7 +27,8 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[];
 /// layer as long as that makes no circle.
 const LAYERS: &[&[&str]] = &[
     &["identity", "wire", "time", "metrics"],
-    &["tunnel", "path", "relay", "directory", "trust", "policy", "api", "config", "audit", "dns"],
+    &["tunnel", "path", "relay", "directory", "trust", "policy", "limits", "api", "config", "audit", "dns"],
+    &["rendezvous"],
     &["node", "forwarding"],
     &["daemon"],
     &["cli"],

@@ -29,7 +29,7 @@ impl Node {
         let hosts = self.local_addresses.iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(*ip, self.port));
         let mut all: Vec<Candidate> = hosts.map(|address| Candidate { kind: CandidateKind::Host, address }).collect();
         let seen = self.servers.values().filter_map(super::servers::Server::observed);
-        for address in seen {
+        for address in seen.chain(self.mapped_addresses()) {
             if all.len() < MAX_PATH_CANDIDATES && !all.iter().any(|known| known.address == address) {
                 all.push(Candidate { kind: CandidateKind::ServerReflexive, address });
             }
@@ -43,7 +43,10 @@ impl Node {
     }
 
     /// How this agent's NATs map, as far as its servers show.
-    fn own_mapping(&self) -> Mapping {
+    pub(super) fn own_mapping(&self) -> Mapping {
+        if let Some(measured) = self.gather.report().mapping {
+            return measured;
+        }
         let seen: Vec<SocketAddr> =
             self.servers.values().filter_map(super::servers::Server::observed).filter(SocketAddr::is_ipv4).collect();
         match seen.as_slice() {
@@ -104,7 +107,14 @@ impl Node {
     }
 
     /// A peer says where it may be reached.
-    pub(super) fn candidates_received(&mut self, now: Now, id: AgentId, sequence: u64, candidates: &[Candidate]) {
+    pub(super) fn candidates_received(
+        &mut self,
+        now: Now,
+        id: AgentId,
+        sequence: u64,
+        candidates: &[Candidate],
+        mapping: Mapping,
+    ) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = &mut peer.link else { return };
         // Each list can make this side send probes to addresses that the peer made up.
@@ -115,9 +125,11 @@ impl Node {
             return;
         }
         link.told.theirs = sequence;
+        let moved = link.search.note(mapping, candidates);
         link.paths.candidates_received(now.time, candidates.iter().filter_map(to_try));
         peer.note_candidates(candidates.iter().filter(|candidate| to_try(candidate).is_some()).map(|c| c.address));
         self.store(id);
+        self.peer_told(now, id, moved);
         self.carry_out_paths(now, id);
     }
 }

@@ -5,10 +5,12 @@ use std::time::Duration;
 use super::limits::{HELLO_RATE, MESSAGE_RATE, backoff};
 use super::peer::{RecordSource, TheirAliases};
 use super::{Node, TimerKind, VERSIONS};
-use crate::forwarding::PeerPath;
+use crate::forwarding::{PeerPath, StrangerDatagram};
 use crate::identity::{AgentId, TunnelPublic};
 use crate::time::Now;
-use crate::wire::control::{ControlError, ControlMessage, ControlPacket, GoodbyeReason, Hello, PathMessage};
+use crate::wire::control::{
+    ControlError, ControlMessage, ControlPacket, GoodbyeReason, Hello, PathMessage, RendezvousMessage,
+};
 
 /// The first hello that is not acknowledged goes out again after this.
 const FIRST_RESEND: Duration = Duration::from_millis(300);
@@ -55,7 +57,10 @@ impl Node {
                 // Back the way it came: that is the path it asks about.
                 self.send_control_to(now, id, &ControlMessage::Pong { token }, path);
             }
-            ControlMessage::Pong { token } => self.pong_received(now, id, token),
+            ControlMessage::Pong { token } => {
+                let route = self.route_of(path);
+                self.pong_received(now, id, token, route);
+            }
             ControlMessage::Path(PathMessage::Probe { token, length }) => {
                 let reply = PathMessage::ProbeReply { token, observed: path.endpoint, received: length };
                 self.send_control_to(now, id, &ControlMessage::Path(reply), path);
@@ -63,12 +68,18 @@ impl Node {
             ControlMessage::Path(PathMessage::ProbeReply { token, observed, .. }) => {
                 self.probe_answered(now, id, token, observed, path);
             }
-            ControlMessage::Path(PathMessage::Candidates { sequence, candidates, .. }) => {
-                self.candidates_received(now, id, sequence, &candidates);
+            ControlMessage::Path(PathMessage::Candidates { sequence, candidates, mapping }) => {
+                self.candidates_received(now, id, sequence, &candidates, mapping);
             }
             // One that was overtaken by a new session ends nothing.
             ControlMessage::Goodbye { reason } if newest => self.handle_goodbye(now, id, reason),
             ControlMessage::Goodbye { .. } => {}
+            ControlMessage::Rendezvous(RendezvousMessage::Introduce { recipient, sealed }) => {
+                self.pass_on_introduction(now, id, recipient, sealed);
+            }
+            ControlMessage::Rendezvous(RendezvousMessage::Introduction { sealed, observed }) => {
+                self.handle_introduction(now, &StrangerDatagram { path: PeerPath::direct(observed), data: sealed });
+            }
             ControlMessage::Rendezvous(_) => self.counters.drop_control_invalid.increment(),
         }
     }

@@ -91,6 +91,7 @@ impl Node {
             }
         }
         self.arm_path_timer(now, id);
+        self.consider_search(now, id);
     }
 
     fn send_probe(&mut self, now: Now, id: AgentId, route: Route, token: u64) {
@@ -164,6 +165,11 @@ impl Link {
         if self.paths.primary().is_none_or(Route::is_relayed) {
             self.connecting_since.get_or_insert(now);
         }
+    }
+
+    /// Where it is, as seen from here.
+    pub(super) fn direct_endpoint(&self) -> Option<SocketAddr> {
+        self.paths.primary()?.address()
     }
 
     /// Tells the path machine what moved since the last look.

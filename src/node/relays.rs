@@ -42,6 +42,9 @@ impl Node {
     /// The peer proved, on this path, that it is at the other end.
     pub(super) fn authenticated_on(&mut self, now: Now, id: AgentId, path: &PeerPath) -> Option<Route> {
         let route = self.route_of(path)?;
+        if !path.socket.is_main() && !self.heard_on(now, id, path.socket) {
+            return None;
+        }
         if let (Route::Relayed(server), Some(channel)) = (route, path.relay) {
             let link = self.peers.get_mut(&id)?.link.as_mut()?;
             if !link.relays.contains_key(&server) && link.relays.len() >= MAX_RELAYS {
@@ -155,7 +158,7 @@ impl Node {
     fn relay_usable(&mut self, now: Now, id: AgentId, server: AgentId) {
         let Some(link) = self.link_mut(id) else { return };
         let candidate = Candidate { kind: CandidateKind::Relayed, route: Route::Relayed(server) };
-        link.paths.add_candidates(now.time, [candidate]);
+        link.paths.route_usable(now.time, candidate);
         let pending = link.shared.tunnel.lock().pending_initiation().copied();
         if let Some(initiation) = pending {
             self.transmit_on_route(now, id, Route::Relayed(server), initiation.to_vec());

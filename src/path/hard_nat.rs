@@ -63,7 +63,7 @@ const HARD_AGAIN: Duration = Duration::from_millis(6600);
 const RETRY_FIRST: Duration = Duration::from_secs(60);
 /// See [`RETRY_FIRST`].
 const RETRY_LONGEST: Duration = Duration::from_secs(30 * 60);
-/// Attempts the peer asks for, by saying again where it is, are at least this far apart.
+/// Attempts the peer asks for, by saying where it is, are at least this far apart: it says what it likes.
 const ASKED_INTERVAL: Duration = Duration::from_secs(30);
 /// Ports that NATs give out, and that are sent to. Those below are hardly ever given out (RFC 4787, section 4.2.2).
 const FIRST_PORT: i32 = 1024;
@@ -255,15 +255,21 @@ impl HardNat {
         Some(self.not_before.map_or(settled, |at| at.max(settled)))
     }
 
-    /// The peer says where it is. If that is because it begins an attempt, this side had better begin one too.
-    pub fn peer_told(&mut self, now: Time) {
-        let lately = self.last_began.is_some_and(|at| now.since(at) < ASKED_INTERVAL);
-        if self.running.is_none() && !lately {
-            self.not_before = Some(now + SETTLE);
+    /// The peer says where it is: somewhere else than before (`moved`), or just again. Then it may be about to begin an
+    /// attempt, and this side had better begin one too.
+    pub fn may_have_changed(&mut self, now: Time, moved: bool) {
+        if moved {
+            self.end(now, false);
+            self.failures = 0;
+        }
+        let earliest = self.last_began.map_or(now, |at| now.max(at + ASKED_INTERVAL)) + SETTLE;
+        let lately = earliest > now + SETTLE;
+        if self.running.is_none() && (moved || !lately) {
+            self.not_before = Some(self.not_before.map_or(earliest, |at| at.min(earliest)));
         }
     }
 
-    /// What failed before may work now. An attempt under way is given up.
+    /// This host is somewhere else: what failed before may work now. An attempt under way is given up.
     pub fn network_changed(&mut self, now: Time) {
         self.end(now, false);
         (self.failures, self.not_before, self.needed_since) = (0, None, None);

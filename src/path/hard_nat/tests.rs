@@ -350,13 +350,20 @@ fn the_peer_can_ask_for_an_attempt_now_and_then() {
     let target = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 5000);
     let attempt = Attempt { plan: Plan::Easy { step: 0 }, target, is_first: true, sockets: 256 };
     side.begin(now, attempt, SocketId::MAIN, &mut TestRng::new(1));
+    side.may_have_changed(now + MS, false);
+    assert!(side.is_running(), "it may be this attempt that made it speak");
     let end = now + ATTEMPT_LIFE;
     side.handle_timeout(end, 4);
-    side.peer_told(end);
+    side.may_have_changed(end, false);
     assert_eq!(side.poll_begin(end, true), Some(now + RETRY_FIRST), "not again so soon");
     let later = now + ASKED_INTERVAL;
-    side.peer_told(later);
+    side.may_have_changed(later, false);
     assert_eq!(side.poll_begin(later, true), Some(later + SETTLE));
+    // It moves: what runs is aimed at where it was.
+    side.begin(later, attempt, SocketId::MAIN, &mut TestRng::new(1));
+    side.may_have_changed(later + MS, true);
+    assert!(!side.is_running());
+    assert_eq!(side.poll_begin(later + MS, true), Some(later + ASKED_INTERVAL + SETTLE));
 }
 
 #[test]
@@ -396,7 +403,7 @@ enum Act {
     Opened(u8),
     Heard(u8),
     Connected(u8),
-    PeerTold,
+    MayHaveChanged(bool),
     NetworkChanged,
     Stop,
 }
@@ -412,7 +419,7 @@ fn any_act() -> impl Strategy<Value = Act> {
         (0u8..20).prop_map(Act::Opened),
         any::<u8>().prop_map(Act::Heard),
         any::<u8>().prop_map(Act::Connected),
-        Just(Act::PeerTold),
+        any::<bool>().prop_map(Act::MayHaveChanged),
         Just(Act::NetworkChanged),
         Just(Act::Stop),
     ]
@@ -449,7 +456,7 @@ proptest! {
                     side.heard(now, pick(&open, n));
                 }
                 Act::Connected(n) => side.connected(now, pick(&open, n)),
-                Act::PeerTold => side.peer_told(now),
+                Act::MayHaveChanged(moved) => side.may_have_changed(now, moved),
                 Act::NetworkChanged => side.network_changed(now),
                 Act::Stop => side.stop(now),
             }
