@@ -1,94 +1,181 @@
-//! Agents in virtual time. Each [`Host`] is the real control plane and the real data plane over a datagram network and a
-//! device that live in memory; nothing sleeps, and a run with the same seed is the same run.
+//! Agents in virtual time. Each [`Host`] is the real control plane and the real data plane over a device that lives in
+//! memory and a place in a simulated [internet](net). Nothing sleeps, and a run with the same seed is the same run.
 //!
 //! ```text
-//!   host 0 ── 192.0.2.1 ──┐              and the same over IPv6, 2001:db8::1 and so on,
-//!                         │              for hosts that have both
-//!   host 1 ── 192.0.2.2 ──┼── one network, no delay, loses what a test tells it to lose
-//!   host n ── ...         ┘
+//!   host 0 ── open site ────┐
+//!   host 1 ── open site ────┤           sites: public or behind NATs, with or without IPv6,
+//!   host 2 ── home NAT ─────┼── core    their links with delay, loss and limits
+//!   outsider ── open site ──┘
 //! ```
+//!
+//! [`World`] is all of them with the one clock. [`World::new`] gives a flat internet: everybody public, nothing delayed,
+//! nothing lost but what a test tells it to lose.
 
 mod host;
 pub mod net;
 pub mod packet;
+mod run;
+mod schedule;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use agentnet::api::TrustRequestBody;
 use agentnet::node::{Command, Reply};
-use agentnet::time::{Now, Time};
-use agentnet_platform::fake::FakeNet;
 use mock_instant::MockClock;
 
-pub use host::{Host, HostOptions};
+pub use host::{Host, HostOptions, PORT};
 
-/// 2026-01-01, so that records have a plausible life.
-const UNIX_START_MS: u64 = 1_767_225_600_000;
-/// How often everything may be delivered before a test is told that it never settles.
-const SETTLE_LIMIT: usize = 10_000;
+use host::Buffers;
+use net::{HostId, Internet, LinkConfig, NatKind, Replay, SimRng, Site, SiteOptions};
+use schedule::Schedule;
 
-/// All hosts and the one clock.
+/// All hosts and the one clock. One at a time on a thread: the session library's clock is the thread's.
 pub struct World {
+    /// Agents' hosts, by number.
     pub hosts: Vec<Host>,
-    pub net: FakeNet,
+    /// What is between them. Where hosts are is changed with [`World::move_host`] and its like, so that they learn of it.
+    pub net: Internet,
+    machines: BTreeMap<HostId, Machine>,
+    schedule: Schedule,
+    buffers: Buffers,
     elapsed: Duration,
+    fingerprint: u64,
+    rng: SimRng,
+    /// Prints the seed when a test panics.
+    _replay: Option<Replay>,
+}
+
+/// What runs on a host of the internet.
+#[derive(Clone, Copy)]
+enum Machine {
+    /// The agent on the host of this number.
+    Agent(usize),
 }
 
 impl World {
-    /// A world with this many hosts with default settings.
+    /// A flat internet with this many hosts with default settings. When the test fails, it prints the seed.
     pub fn new(hosts: usize) -> Self {
-        MockClock::set_time(Duration::ZERO);
-        let mut world = Self { hosts: Vec::new(), net: FakeNet::new(), elapsed: Duration::ZERO };
+        let replay = Replay::seed_or(1);
+        let mut world = Self::with_rng(replay.rng());
+        world._replay = Some(replay);
         for _ in 0..hosts {
             world.add_host(HostOptions::default());
         }
         world
     }
 
-    /// One more host; returns its number.
+    /// A world without hosts whose chances come from `rng`; printing its seed is the caller's job.
+    pub fn with_rng(mut rng: SimRng) -> Self {
+        MockClock::set_time(Duration::ZERO);
+        Self {
+            hosts: Vec::new(),
+            net: Internet::new(rng.fork()),
+            machines: BTreeMap::new(),
+            schedule: Schedule::default(),
+            buffers: Buffers::default(),
+            elapsed: Duration::ZERO,
+            fingerprint: 0,
+            rng,
+            _replay: None,
+        }
+    }
+
+    /// A public place without delay or loss.
+    pub fn open_site(&mut self, has_v6: bool) -> Site {
+        self.net.add_site(&SiteOptions { has_v6, ..SiteOptions::new(NatKind::None, LinkConfig::default()) })
+    }
+
+    /// One more host, public and with IPv4 only; returns its number.
     pub fn add_host(&mut self, options: HostOptions) -> usize {
-        let number = self.hosts.len();
-        let now = self.now();
-        self.hosts.push(Host::new(now, &self.net, number, options));
+        let site = self.open_site(false);
+        self.add_host_at(&site, options)
+    }
+
+    /// One more host at a site; returns its number.
+    pub fn add_host_at(&mut self, site: &Site, options: HostOptions) -> usize {
+        let (number, at, now) = (self.hosts.len(), self.net.add_host_at(site), self.now());
+        let rng = self.rng.fork();
+        self.hosts.push(Host::new(now, &self.net, at, number, options, rng));
+        self.machines.insert(at, Machine::Agent(number));
         self.settle();
         number
     }
 
-    pub fn now(&self) -> Now {
-        let elapsed_ms = u64::try_from(self.elapsed.as_millis()).unwrap();
-        Now { time: Time::from_origin(self.elapsed), unix_ms: UNIX_START_MS + elapsed_ms }
+    /// The IPv4 transport address of a host, as the host itself knows it.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn address(&self, host: usize) -> SocketAddr {
+        self.address_where(host, IpAddr::is_ipv4).expect("the host has an IPv4 address")
     }
 
-    /// Delivers, and fires timers that are due, until nothing moves any more at this instant. Returns how often a timer
-    /// woke a control plane up.
-    pub fn settle(&mut self) -> usize {
-        let (now, mut wakeups) = (self.now(), 0);
-        for _ in 0..SETTLE_LIMIT {
-            let fired = self.hosts.iter_mut().filter_map(|host| host.fire(now)).count();
-            let moved: usize = self.hosts.iter_mut().map(|host| host.step(now)).sum();
-            wakeups += fired;
-            if fired + moved == 0 {
-                return wakeups;
-            }
-        }
-        panic!("the hosts never stop talking");
+    /// The same for IPv6.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn address_v6(&self, host: usize) -> SocketAddr {
+        self.address_where(host, IpAddr::is_ipv6).expect("the host has an IPv6 address")
     }
 
-    /// Lets time pass, firing every timer when it is due. Returns how often a control plane woke up.
-    pub fn advance(&mut self, duration: Duration) -> usize {
-        let end = self.elapsed + duration;
-        let mut wakeups = 0;
-        loop {
-            let due = self.hosts.iter().filter_map(Host::next_timer).map(Time::since_origin).min();
-            let next = due.unwrap_or(end).max(self.elapsed).min(end);
-            MockClock::advance(next - self.elapsed);
-            self.elapsed = next;
-            wakeups += self.settle();
-            if self.elapsed == end {
-                return wakeups;
-            }
+    fn address_where(&self, host: usize, family: fn(&IpAddr) -> bool) -> Option<SocketAddr> {
+        let ip = self.net.addresses(self.hosts[host].at()).into_iter().find(family)?;
+        Some(SocketAddr::new(ip, PORT))
+    }
+
+    /// The host leaves where it is and is at another site, with new addresses and the same port.
+    pub fn move_host(&mut self, host: usize, site: &Site) {
+        for interface in self.net.interfaces(self.hosts[host].at()).to_vec() {
+            self.net.move_to(interface, site);
         }
+        self.tell_addresses(host);
+    }
+
+    /// The host has no link any more, and notices.
+    pub fn disconnect(&mut self, host: usize) {
+        for interface in self.net.interfaces(self.hosts[host].at()).to_vec() {
+            self.net.take_down(interface);
+        }
+        self.tell_addresses(host);
+    }
+
+    /// The host has its links back, with the addresses it had.
+    pub fn reconnect(&mut self, host: usize) {
+        for interface in self.net.interfaces(self.hosts[host].at()).to_vec() {
+            self.net.bring_back(interface);
+        }
+        self.tell_addresses(host);
+    }
+
+    fn tell_addresses(&mut self, host: usize) {
+        let (now, addresses) = (self.now(), self.net.addresses(self.hosts[host].at()));
+        self.hosts[host].addresses_changed(now, &addresses);
+        self.settle();
+    }
+
+    /// The agent on this host is gone without a word, until [`World::restart`].
+    pub fn kill(&mut self, host: usize) {
+        self.hosts[host].kill();
+        self.settle();
+    }
+
+    /// Stops a host's agent, if it runs, without a word, and starts it again from what it had stored.
+    pub fn restart(&mut self, host: usize) {
+        let now = self.now();
+        self.hosts[host].restart(now, &self.net);
+        self.settle();
+    }
+
+    /// A public host without an agent, for whoever wants to send what no agent would. What it is sent is lost.
+    pub fn add_outsider(&mut self) -> HostId {
+        let site = self.open_site(false);
+        self.net.add_host_at(&site)
+    }
+
+    /// An outsider sends a datagram; it travels when time does, or with [`World::settle`].
+    pub fn outsider_sends(&mut self, outsider: HostId, to: SocketAddr, datagram: &[u8]) {
+        self.net.send(self.elapsed, outsider, PORT, None, to, datagram.to_vec()).expect("outsiders are public");
     }
 
     /// A user's request on one host.
@@ -107,25 +194,17 @@ impl World {
         self.command(from, Command::TrustRequest(body)).unwrap();
     }
 
-    /// Both agree.
+    /// Both agree. For hosts that reach each other at once.
     pub fn trust(&mut self, a: usize, b: usize) {
         self.request(a, b, None, None);
         let id = self.hosts[a].node.id().to_string();
         self.command(b, Command::TrustApprove(id)).unwrap();
     }
 
-    /// Stops a host without a word and starts it again from what it had stored.
-    pub fn restart(&mut self, host: usize) {
-        let now = self.now();
-        self.hosts[host].restart(now, &self.net);
-        self.settle();
-    }
-
     /// A program on `from` sends a UDP packet to the other host's IPv6 address; returns whether it came out there as it
-    /// went in.
+    /// went in, at once.
     pub fn carries_ipv6(&mut self, from: usize, to: usize) -> bool {
-        let (source, destination) = (self.hosts[from].node.ipv6(), self.hosts[to].node.ipv6());
-        let packet = packet::udp(source.into(), destination.into(), 1000, 2000, b"payload");
+        let packet = self.packet_between(from, to);
         self.send(from, &packet);
         self.hosts[to].take_delivered().contains(&packet)
     }
@@ -142,22 +221,16 @@ impl World {
         self.hosts[to].take_delivered().contains(&expected)
     }
 
+    /// What a program on `from` sends to the other host's IPv6 address in [`World::carries_ipv6`].
+    pub fn packet_between(&self, from: usize, to: usize) -> Vec<u8> {
+        let (source, destination) = (self.hosts[from].node.ipv6(), self.hosts[to].node.ipv6());
+        packet::udp(source.into(), destination.into(), 1000, 2000, b"payload")
+    }
+
     /// A program on `host` sends this packet.
     pub fn send(&mut self, host: usize, packet: &[u8]) {
         let now = self.now();
-        self.hosts[host].program_sends(now, packet);
+        self.hosts[host].program_sends(now, packet, &mut self.buffers);
         self.settle();
     }
-}
-
-/// The IPv6 address of host `number`.
-pub fn second_address(number: usize) -> SocketAddr {
-    let last = u16::try_from(number + 1).unwrap();
-    SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last)), 41641)
-}
-
-/// The transport address of host `number`.
-pub fn transport_address(number: usize) -> SocketAddr {
-    let last = u8::try_from(number + 1).unwrap();
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)), 41641)
 }

@@ -7,8 +7,7 @@ use agentnet::identity::TunnelSecret;
 use agentnet::node::Command;
 use agentnet::time::Time;
 use agentnet::tunnel::{Tunnel, TunnelIndex};
-use agentnet_platform::udp::DatagramSocket;
-use agentnet_sim::{World, packet, transport_address};
+use agentnet_sim::{World, packet};
 
 fn state(world: &World, host: usize, of: usize) -> TrustState {
     let id = world.hosts[of].node.id();
@@ -75,7 +74,8 @@ fn a_stranger_that_begins_a_handshake_meets_silence() {
     world.command(2, Command::TrustApprove(asker)).unwrap();
     world.advance(Duration::from_secs(100));
     assert!(world.hosts[1].counters.drop_handshake_stranger.get() > 10);
-    let to_stranger = world.hosts[1].sent.iter().filter(|(to, _)| *to == transport_address(2)).count();
+    let stranger = world.address(2);
+    let to_stranger = world.hosts[1].sent.iter().filter(|(to, _)| *to == stranger).count();
     assert_eq!(to_stranger, 0);
     assert!(!world.carries_ipv6(2, 1) && world.carries_ipv6(0, 1));
 }
@@ -115,9 +115,9 @@ fn a_recorded_introduction_is_worth_nothing_later() {
     let asked = id(&world, 1);
     world.command(0, Command::TrustRevoke(asked)).unwrap();
     assert_eq!(state(&world, 1, 0), TrustState::Requested);
-    let attacker = world.net.socket(&["198.51.100.1".parse().unwrap()], 9).unwrap();
+    let (attacker, target) = (world.add_outsider(), world.address(1));
     for _ in 0..2 {
-        attacker.send_to(&recorded.1, transport_address(1), None).unwrap();
+        world.outsider_sends(attacker, target, &recorded.1);
         world.settle();
         assert_eq!(state(&world, 1, 0), TrustState::Requested);
         world.restart(1);
@@ -129,10 +129,11 @@ fn a_recorded_introduction_is_worth_nothing_later() {
 fn a_peer_that_talks_without_end_is_slowed_down() {
     let mut world = World::new(2);
     world.trust(0, 1);
+    let own = world.address(0).ip();
     for _ in 0..100 {
         let now = world.now();
         world.hosts[0].node.handle_input(now, agentnet::node::Input::AddressesChanged(vec![]));
-        world.hosts[0].node.handle_input(now, agentnet::node::Input::AddressesChanged(vec![transport_address(0).ip()]));
+        world.hosts[0].node.handle_input(now, agentnet::node::Input::AddressesChanged(vec![own]));
         world.settle();
     }
     assert!(world.hosts[1].counters.drop_control_rate.get() > 100);
@@ -208,8 +209,7 @@ fn a_grant_that_names_ports_lets_only_those_be_opened() {
 fn a_flood_of_strangers_fills_no_table_and_pushes_nobody_out() {
     let mut world = World::new(2);
     world.trust(0, 1);
-    let socket = world.net.socket(&["198.51.100.1".parse().unwrap()], 9).unwrap();
-    let target = transport_address(1);
+    let (outsider, target) = (world.add_outsider(), world.address(1));
     for i in 0..20_000u32 {
         let mut datagram = match i % 4 {
             0 => vec![1, 0, 0, 0].into_iter().chain([0; 144]).collect::<Vec<u8>>(),
@@ -219,7 +219,7 @@ fn a_flood_of_strangers_fills_no_table_and_pushes_nobody_out() {
         };
         let last = datagram.len() - 4;
         datagram[last..].copy_from_slice(&i.to_le_bytes());
-        let _ = socket.send_to(&datagram, target, None);
+        world.outsider_sends(outsider, target, &datagram);
         if i % 50 == 0 {
             world.settle();
         }
@@ -229,7 +229,7 @@ fn a_flood_of_strangers_fills_no_table_and_pushes_nobody_out() {
     for seed in 0..200u8 {
         let secret = TunnelSecret::from_bytes([seed; 32]);
         let mut stranger = Tunnel::new(&secret, &key, TunnelIndex::of_receiver(0), Time::ZERO, None);
-        let _ = socket.send_to(&stranger.initiate(Time::ZERO).unwrap(), target, None);
+        world.outsider_sends(outsider, target, &stranger.initiate(Time::ZERO).unwrap());
     }
     world.settle();
     assert!(world.carries_ipv6(0, 1));

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use agentnet::api::PathKind;
 use agentnet::node::{Command, Event};
-use agentnet_platform::udp::DatagramSocket;
-use agentnet_sim::{HostOptions, World, packet, transport_address};
+use agentnet_sim::{HostOptions, World, packet};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -135,12 +134,12 @@ fn a_recorded_handshake_gets_no_answer_after_a_restart() {
     world.advance(SECOND * 600);
     world.restart(1);
     world.advance(SECOND * 600);
-    let attacker = world.net.socket(&["198.51.100.1".parse().unwrap()], 9).unwrap();
+    let (attacker, target, true_peer) = (world.add_outsider(), world.address(1), world.address(0));
     world.hosts[1].sent.clear();
-    attacker.send_to(&recorded[0].1, transport_address(1), None).unwrap();
+    world.outsider_sends(attacker, target, &recorded[0].1);
     world.settle();
     assert_eq!(world.hosts[1].counters.drop_handshake_replay.get(), 1);
-    assert!(world.hosts[1].sent.iter().all(|(to, _)| *to == transport_address(0)), "only the true peer hears of it");
+    assert!(world.hosts[1].sent.iter().all(|(to, _)| *to == true_peer), "only the true peer hears of it");
 }
 
 #[test]
