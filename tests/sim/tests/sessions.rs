@@ -60,6 +60,26 @@ fn bursts_after_any_pause_arrive() {
 }
 
 #[test]
+fn a_session_answered_after_a_long_silence_is_as_good_as_any() {
+    for (from, to) in [(0, 1), (1, 0)] {
+        let mut world = World::new(2);
+        world.trust(0, 1);
+        for silence in [5, 175, 200, 400, 600, 3_600] {
+            world.advance(SECOND * silence);
+            assert!(world.carries_ipv6(from, to), "after {silence} s");
+            world.advance(SECOND);
+            let before = world.hosts[to].counters.handshakes.get();
+            for _ in 0..20 {
+                assert!(world.carries_ipv6(from, to) && world.carries_ipv6(to, from), "after {silence} s");
+                world.advance(SECOND);
+            }
+            let made = world.hosts[to].counters.handshakes.get() - before;
+            assert_eq!(made, 0, "{from} to {to} after {silence} s: the session was given up");
+        }
+    }
+}
+
+#[test]
 fn idle_agents_sleep() {
     let mut world = World::new(2);
     world.trust(0, 1);
