@@ -21,9 +21,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use agentnet::api::TrustRequestBody;
+use agentnet::api::{TrustRequestBody, TrustState};
 use agentnet::node::{Command, Reply};
-use mock_instant::MockClock;
 
 pub use host::{Host, HostOptions, PORT};
 
@@ -31,7 +30,13 @@ use host::Buffers;
 use net::{HostId, Internet, LinkConfig, NatKind, Replay, SimRng, Site, SiteOptions};
 use schedule::Schedule;
 
-/// All hosts and the one clock. One at a time on a thread: the session library's clock is the thread's.
+/// How long [`World::trust`] waits for either side to hear of the other.
+const TRUST_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long [`World::restart`] takes.
+const RESTART_TIME: Duration = Duration::from_millis(1);
+
+/// All hosts and the one clock. One at a time on a thread: the session library's clocks are the thread's.
 pub struct World {
     /// Agents' hosts, by number.
     pub hosts: Vec<Host>,
@@ -68,8 +73,7 @@ impl World {
 
     /// A world without hosts whose chances come from `rng`; printing its seed is the caller's job.
     pub fn with_rng(mut rng: SimRng) -> Self {
-        MockClock::set_time(Duration::ZERO);
-        Self {
+        let world = Self {
             hosts: Vec::new(),
             net: Internet::new(rng.fork()),
             machines: BTreeMap::new(),
@@ -79,7 +83,9 @@ impl World {
             fingerprint: 0,
             rng,
             _replay: None,
-        }
+        };
+        world.set_clocks();
+        world
     }
 
     /// A public place without delay or loss.
@@ -160,8 +166,11 @@ impl World {
         self.settle();
     }
 
-    /// Stops a host's agent, if it runs, without a word, and starts it again from what it had stored.
+    /// Stops a host's agent, if it runs, without a word, and starts it again, a millisecond later, from what it had
+    /// stored. (A handshake of its new life at the very instant of one of the old would be a replay.)
     pub fn restart(&mut self, host: usize) {
+        self.kill(host);
+        self.advance(RESTART_TIME);
         let now = self.now();
         self.hosts[host].restart(now, &self.net);
         self.settle();
@@ -194,11 +203,24 @@ impl World {
         self.command(from, Command::TrustRequest(body)).unwrap();
     }
 
-    /// Both agree. For hosts that reach each other at once.
+    /// Both agree. The first must reach the second.
+    ///
+    /// # Panics
+    /// When they are not trusted by each other within [`TRUST_LIMIT`].
     pub fn trust(&mut self, a: usize, b: usize) {
         self.request(a, b, None, None);
-        let id = self.hosts[a].node.id().to_string();
-        self.command(b, Command::TrustApprove(id)).unwrap();
+        let id = self.hosts[a].node.id();
+        self.advance_until(TRUST_LIMIT, |world| world.trust_state(b, a) == TrustState::Pending).expect("it was asked");
+        self.command(b, Command::TrustApprove(id.to_string())).unwrap();
+        let trusted = |world: &mut Self| world.trust_state(a, b) == TrustState::Trusted;
+        self.advance_until(TRUST_LIMIT, trusted).expect("it was told of the approval");
+    }
+
+    /// What one host has decided about another.
+    pub fn trust_state(&self, host: usize, of: usize) -> TrustState {
+        let id = self.hosts[of].node.id();
+        let list = self.hosts[host].node.trust_list(self.now(), false);
+        list.peers.iter().find(|peer| peer.id == id).map_or(TrustState::None, |peer| peer.trust)
     }
 
     /// A program on `from` sends a UDP packet to the other host's IPv6 address; returns whether it came out there as it

@@ -9,21 +9,22 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use agentnet::time::{Now, Time};
+use agentnet_platform::fake::set_wall_clock;
 use mock_instant::MockClock;
 
 use crate::net::{Delivery, HostId};
 use crate::{Machine, World};
 
 /// 2026-01-01, so that records have a plausible life.
-const UNIX_START_MS: u64 = 1_767_225_600_000;
+const UNIX_START: Duration = Duration::from_secs(1_767_225_600);
 /// How often everybody may run at one instant before a test is told that it never ends.
 const SETTLE_LIMIT: usize = 10_000;
 
 impl World {
     /// The time, as machines are told it.
     pub fn now(&self) -> Now {
-        let elapsed_ms = u64::try_from(self.elapsed.as_millis()).expect("a run of fewer than half a billion years");
-        Now { time: Time::from_origin(self.elapsed), unix_ms: UNIX_START_MS + elapsed_ms }
+        let unix_ms = u64::try_from(self.wall_clock().as_millis()).expect("a run of fewer than half a billion years");
+        Now { time: Time::from_origin(self.elapsed), unix_ms }
     }
 
     /// Time since the beginning, the time of [`World::net`].
@@ -71,11 +72,23 @@ impl World {
         }
     }
 
+    /// The clocks that the session library reads itself are put to this world's time: the monotonic one for its timers,
+    /// the wall clock for the time stamps in handshakes, of which a peer takes none that is older than the last.
+    pub(crate) fn set_clocks(&self) {
+        MockClock::set_time(self.elapsed);
+        set_wall_clock(Some(self.wall_clock()));
+    }
+
+    /// Since 1970.
+    fn wall_clock(&self) -> Duration {
+        UNIX_START + self.elapsed
+    }
+
     fn next_instant(&mut self, end: Duration) -> usize {
         let timer = self.schedule.next_timer().map(Time::since_origin);
         let next = timer.into_iter().chain(self.net.next_event()).chain([end]).min().unwrap_or(end).max(self.elapsed);
-        MockClock::advance(next - self.elapsed);
         self.elapsed = next;
+        self.set_clocks();
         self.run_instant()
     }
 

@@ -9,12 +9,6 @@ use agentnet::time::Time;
 use agentnet::tunnel::{Tunnel, TunnelIndex};
 use agentnet_sim::{World, packet};
 
-fn state(world: &World, host: usize, of: usize) -> TrustState {
-    let id = world.hosts[of].node.id();
-    let list = world.hosts[host].node.trust_list(world.now(), false);
-    list.peers.iter().find(|peer| peer.id == id).map_or(TrustState::None, |peer| peer.trust)
-}
-
 fn id(world: &World, host: usize) -> String {
     world.hosts[host].node.id().to_string()
 }
@@ -23,11 +17,11 @@ fn id(world: &World, host: usize) -> String {
 fn trust_is_asked_for_given_and_used() {
     let mut world = World::new(2);
     world.request(0, 1, None, None);
-    assert_eq!((state(&world, 0, 1), state(&world, 1, 0)), (TrustState::Requested, TrustState::Pending));
+    assert_eq!((world.trust_state(0, 1), world.trust_state(1, 0)), (TrustState::Requested, TrustState::Pending));
     assert!(!world.carries_ipv6(0, 1) && !world.carries_ipv6(1, 0));
     let asker = id(&world, 0);
     world.command(1, Command::TrustApprove(asker)).unwrap();
-    assert_eq!((state(&world, 0, 1), state(&world, 1, 0)), (TrustState::Trusted, TrustState::Trusted));
+    assert_eq!((world.trust_state(0, 1), world.trust_state(1, 0)), (TrustState::Trusted, TrustState::Trusted));
     assert!(world.carries_ipv6(0, 1) && world.carries_ipv6(1, 0));
     assert!(world.carries_ipv4(0, 1) && world.carries_ipv4(1, 0));
     let why = world.hosts[0].node.why(world.now(), "host1").unwrap();
@@ -54,7 +48,7 @@ fn nobody_who_is_not_trusted_gets_an_answer() {
     assert!(world.carries_ipv6(0, 1));
     world.command(1, Command::TrustRevoke(asker)).unwrap();
     world.hosts[1].sent.clear();
-    assert_eq!((state(&world, 0, 1), state(&world, 1, 0)), (TrustState::Requested, TrustState::Revoked));
+    assert_eq!((world.trust_state(0, 1), world.trust_state(1, 0)), (TrustState::Requested, TrustState::Revoked));
     assert!(!world.carries_ipv6(0, 1) && !world.carries_ipv6(1, 0));
     world.advance(Duration::from_secs(300));
     world.request(0, 1, None, None);
@@ -102,7 +96,7 @@ fn programs_cannot_speak_as_the_agent() {
     let forged = agentnet::wire::ControlMessage::Goodbye { reason }.emit(a, b);
     world.send(0, &forged);
     assert_eq!(world.hosts[0].counters.drop_out_control.get(), 1);
-    assert_eq!(state(&world, 1, 0), TrustState::Trusted);
+    assert_eq!(world.trust_state(1, 0), TrustState::Trusted);
 }
 
 #[test]
@@ -114,12 +108,12 @@ fn a_recorded_introduction_is_worth_nothing_later() {
     world.command(1, Command::TrustApprove(asker)).unwrap();
     let asked = id(&world, 1);
     world.command(0, Command::TrustRevoke(asked)).unwrap();
-    assert_eq!(state(&world, 1, 0), TrustState::Requested);
+    assert_eq!(world.trust_state(1, 0), TrustState::Requested);
     let (attacker, target) = (world.add_outsider(), world.address(1));
     for _ in 0..2 {
         world.outsider_sends(attacker, target, &recorded.1);
         world.settle();
-        assert_eq!(state(&world, 1, 0), TrustState::Requested);
+        assert_eq!(world.trust_state(1, 0), TrustState::Requested);
         world.restart(1);
     }
     assert_eq!(world.hosts[1].counters.drop_introduction_replay.get(), 2);
@@ -146,7 +140,7 @@ fn cross_requests_are_consent() {
     let mut world = World::new(2);
     world.request(0, 1, None, None);
     world.request(1, 0, None, None);
-    assert_eq!((state(&world, 0, 1), state(&world, 1, 0)), (TrustState::Trusted, TrustState::Trusted));
+    assert_eq!((world.trust_state(0, 1), world.trust_state(1, 0)), (TrustState::Trusted, TrustState::Trusted));
     assert!(world.carries_ipv6(0, 1) && world.carries_ipv6(1, 0));
 }
 
@@ -156,10 +150,10 @@ fn a_lost_introduction_is_sent_again() {
     world.net.set_drop_rule(|_, _, _| true);
     world.request(0, 1, None, None);
     world.advance(Duration::from_secs(2));
-    assert_eq!(state(&world, 1, 0), TrustState::None);
+    assert_eq!(world.trust_state(1, 0), TrustState::None);
     world.net.clear_drop_rule();
     world.advance(Duration::from_secs(4));
-    assert_eq!(state(&world, 1, 0), TrustState::Pending);
+    assert_eq!(world.trust_state(1, 0), TrustState::Pending);
 }
 
 #[test]
@@ -168,7 +162,7 @@ fn a_request_survives_a_restart_of_either_side() {
     world.request(0, 1, None, None);
     world.restart(0);
     world.restart(1);
-    assert_eq!((state(&world, 0, 1), state(&world, 1, 0)), (TrustState::Requested, TrustState::Pending));
+    assert_eq!((world.trust_state(0, 1), world.trust_state(1, 0)), (TrustState::Requested, TrustState::Pending));
     let asker = id(&world, 0);
     world.command(1, Command::TrustApprove(asker)).unwrap();
     assert!(world.carries_ipv6(0, 1));
