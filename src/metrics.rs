@@ -47,6 +47,10 @@ counters! {
     drop_out_control,
     /// Datagrams from an overlay address: a session inside a session.
     drop_in_overlay,
+    /// Relay frames that no relay of this agent sent, or that hold no WireGuard datagram.
+    drop_in_relay,
+    /// Probes over the budget for probes: they will be sent later.
+    drop_out_probe,
     /// Datagrams of no known kind.
     drop_in_unknown_kind,
     /// WireGuard data for an index this agent did not hand out.
@@ -97,6 +101,8 @@ counters! {
     introductions,
     /// Introductions sent.
     introductions_sent,
+    /// Introductions of one peer passed on to another.
+    introductions_passed_on,
 }
 
 /// One counter.

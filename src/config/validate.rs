@@ -16,9 +16,7 @@ use super::{
 use crate::identity::{Name, RendezvousRef};
 
 /// Ways to find other agents that this version has.
-const OFFERED_DISCOVERY: &[DiscoveryKind] = &[];
-/// Whether this version uses rendezvous servers.
-const OFFERED_RENDEZVOUS: bool = false;
+const OFFERED_DISCOVERY: &[DiscoveryKind] = &[DiscoveryKind::Rendezvous];
 
 /// Longest interface name, bytes: Linux' IFNAMSIZ less its end.
 const MAX_INTERFACE_NAME: usize = 15;
@@ -196,12 +194,6 @@ fn rendezvous(values: &[String]) -> Result<Vec<RendezvousRef>, Refusal> {
     }
     if all.len() > MAX_RENDEZVOUS {
         return refuse(format!("names {} servers", all.len()), format!("at most {MAX_RENDEZVOUS} are used"));
-    }
-    if !all.is_empty() && !OFFERED_RENDEZVOUS {
-        return not_available(
-            "names rendezvous servers, which this version does not use yet",
-            "leave it out; agents meet by exchanging tickets (`agentnet ticket`)",
-        );
     }
     Ok(all)
 }

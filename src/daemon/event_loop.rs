@@ -14,6 +14,8 @@ use super::control_socket::{Ask, Request};
 use super::host::transport_addresses;
 use super::now;
 use super::packet_threads::Shared;
+use super::resolver::{Resolved, Resolver};
+use super::sleep_detector::SleepDetector;
 use super::store::{Changes, Store};
 use crate::api::{
     Error, ErrorCode, HealthEntry, InterfaceStatus, PingRequest, SelfStatus, Started, Status, TicketDocument,
@@ -36,22 +38,31 @@ pub(super) struct Queues {
     pub(super) strangers: mpsc::Receiver<StrangerDatagram>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) ended: mpsc::Receiver<String>,
+    pub(super) resolved: mpsc::Receiver<Resolved>,
     pub(super) network_events: mpsc::Receiver<NetworkEvent>,
 }
 
 type Answer = oneshot::Sender<Result<Value, Error>>;
+
+/// What the agent was started with.
+pub(super) struct Own {
+    pub(super) config: Config,
+    pub(super) started: Started,
+    pub(super) mtu: u32,
+    /// Index of the agent's own interface.
+    pub(super) tun: u32,
+    /// What was wrong from the start.
+    pub(super) health: Vec<HealthEntry>,
+}
 
 /// Owns the agent.
 pub(super) struct EventLoop {
     node: Node,
     store: Store,
     shared: Shared,
-    config: Config,
-    started: Started,
+    resolver: Resolver,
+    own: Own,
     started_at: Time,
-    mtu: u32,
-    /// What was wrong from the start.
-    health: Vec<HealthEntry>,
     /// Why the disk did not take the last change.
     store_error: Option<String>,
     store_retry: Option<Time>,
@@ -66,24 +77,14 @@ enum Stop {
 }
 
 impl EventLoop {
-    pub(super) fn new(
-        node: Node,
-        store: Store,
-        shared: Shared,
-        config: Config,
-        started: Started,
-        mtu: u32,
-        health: Vec<HealthEntry>,
-    ) -> Self {
+    pub(super) fn new(node: Node, store: Store, shared: Shared, resolver: Resolver, own: Own) -> Self {
         Self {
             node,
             store,
             shared,
-            config,
-            started,
+            resolver,
+            own,
             started_at: now().time,
-            mtu,
-            health,
             store_error: None,
             store_retry: None,
             pings: HashMap::new(),
@@ -115,6 +116,7 @@ impl EventLoop {
     /// Waits for one thing to happen and takes it in, with what else waits of its kind.
     async fn step(&mut self, queues: &mut Queues, signals: &mut Signals, network: &Network) -> Option<Stop> {
         let wait = self.time_to_wait();
+        let asleep = SleepDetector::new();
         // Fair: whatever one peer or caller keeps busy, the others are served.
         tokio::select! {
             Some(why) = queues.ended.recv() => return Some(Stop::Failed(why)),
@@ -127,6 +129,9 @@ impl EventLoop {
                 }
             }
             () = sleep(wait) => self.timeout(),
+            Some(Resolved { server, addresses }) = queues.resolved.recv() => {
+                self.node.handle_input(now(), Input::Resolved { server, addresses });
+            }
             Some(request) = queues.requests.recv() => {
                 if matches!(request.ask, Ask::Down) {
                     let _ = request.answer.send(Ok(json!({ "stopping": true })));
@@ -134,7 +139,13 @@ impl EventLoop {
                 }
                 self.answer(request);
             }
-            Some(event) = queues.network_events.recv() => self.network_changed(event, network).await,
+            Some(event) = queues.network_events.recv() => {
+                let mut matters = self.matters(event);
+                while let Ok(event) = queues.network_events.try_recv() {
+                    matters |= self.matters(event);
+                }
+                self.network_changed(matters, network).await;
+            }
             Some(datagram) = queues.strangers.recv() => {
                 self.node.handle_input(now(), Input::Stranger(datagram));
                 for _ in 1..INPUTS_PER_DRAIN {
@@ -142,6 +153,10 @@ impl EventLoop {
                     self.node.handle_input(now(), Input::Stranger(datagram));
                 }
             }
+        }
+        if asleep.was_asleep() {
+            tracing::info!("the host was asleep");
+            self.node.handle_input(now(), Input::NetworkChanged);
         }
         None
     }
@@ -160,8 +175,20 @@ impl EventLoop {
         }
     }
 
-    async fn network_changed(&mut self, event: NetworkEvent, network: &Network) {
+    /// Whether an event may mean that paths changed although no address did.
+    fn matters(&self, event: NetworkEvent) -> bool {
         tracing::debug!(?event, "the network changed");
+        match event {
+            NetworkEvent::LinkChanged { index, .. } => index != self.own.tun,
+            NetworkEvent::DefaultRouteChanged | NetworkEvent::Lagged => true,
+            NetworkEvent::AddressAdded(_) | NetworkEvent::AddressRemoved(_) => false,
+        }
+    }
+
+    async fn network_changed(&mut self, matters: bool, network: &Network) {
+        if matters {
+            self.node.handle_input(now(), Input::NetworkChanged);
+        }
         match network.layout().await {
             Ok(layout) => {
                 let addresses = transport_addresses(&layout);
@@ -203,6 +230,7 @@ impl EventLoop {
                         let _ = answer.send(result.and_then(|reply| to_value(&reply)));
                     }
                 }
+                Output::Resolve { server, host } => self.resolver.resolve(server, host),
                 Output::Store(..) | Output::StoreSequence(_) | Output::Fib(_) => {}
             }
         }
@@ -298,17 +326,17 @@ impl EventLoop {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 uptime_s: now.time.since(self.started_at).as_secs(),
                 pid: std::process::id(),
-                port: self.started.port,
+                port: self.own.started.port,
             },
             interface: InterfaceStatus {
-                name: self.started.interface.clone(),
-                mtu: self.mtu,
+                name: self.own.started.interface.clone(),
+                mtu: self.own.mtu,
                 tx_packets: counters.tx_packets.get(),
                 rx_packets: counters.rx_packets.get(),
                 tx_bytes: counters.tx_bytes.get(),
                 rx_bytes: counters.rx_bytes.get(),
             },
-            rendezvous: Vec::new(),
+            rendezvous: self.node.rendezvous_statuses(),
             peers: self.node.peer_statuses(now),
             health: self.health(),
             drops: counters.drops(),
@@ -316,7 +344,7 @@ impl EventLoop {
     }
 
     fn health(&self) -> Vec<HealthEntry> {
-        let mut health = self.health.clone();
+        let mut health = self.own.health.clone();
         if let Some(why) = &self.store_error {
             health.push(HealthEntry {
                 code: "state_not_saved".to_owned(),
@@ -336,11 +364,11 @@ impl EventLoop {
 
     /// The configuration with what the agent chose itself.
     fn effective_config(&self) -> crate::api::ConfigDocument {
-        let mut document = self.config.document();
+        let mut document = self.own.config.document();
         let chosen = [
-            (Key::Tun, self.started.interface.clone()),
-            (Key::Port, self.started.port.to_string()),
-            (Key::Mtu, self.mtu.to_string()),
+            (Key::Tun, self.own.started.interface.clone()),
+            (Key::Port, self.own.started.port.to_string()),
+            (Key::Mtu, self.own.mtu.to_string()),
         ];
         for (key, value) in chosen {
             let setting = document.settings.iter_mut().find(|setting| setting.key == key.name());

@@ -14,6 +14,8 @@ mod host;
 mod listener;
 mod packet_threads;
 mod permission;
+mod resolver;
+mod sleep_detector;
 mod start;
 mod state_dir;
 mod store;

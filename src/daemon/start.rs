@@ -12,9 +12,10 @@ use rand_core::{CryptoRng, UnwrapErr};
 use tokio::sync::mpsc;
 
 use super::control_socket::{ControlSocket, REQUEST_QUEUE};
-use super::event_loop::{EventLoop, Queues};
+use super::event_loop::{EventLoop, Own, Queues};
 use super::host::{OverlayRoutes, free_ipv4_range, interface_mtu, overlay_routes, transport_addresses};
 use super::packet_threads::{NOTICE_QUEUE, PacketThreads, STRANGER_QUEUE, Shared};
+use super::resolver::Resolver;
 use super::state_dir::{StateDir, unusable};
 use super::store::{Changes, Loaded, Store};
 use super::{now, preflight};
@@ -123,11 +124,13 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
     let (strangers, stranger_queue) = mpsc::channel(STRANGER_QUEUE);
     let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE);
     let (ended, ended_queue) = mpsc::channel(2);
+    let (resolver, resolved) = Resolver::new();
     let queues = Queues {
         notices: notice_queue,
         strangers: stranger_queue,
         requests: request_queue,
         ended: ended_queue,
+        resolved,
         network_events: host.network.events().map_err(|error| interface_failed(&error.to_string()))?,
     };
     let fib = Arc::new(ArcSwap::from_pointee(Fib::new(node.ipv6(), None, None, [])));
@@ -152,7 +155,8 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         health: start.health.clone(),
     };
     tracing::info!(id = %node.id(), interface = host.tun.name(), port = started.port, "agent started");
-    let mut event_loop = EventLoop::new(node, start.store, shared, config, started.clone(), host.mtu, start.health);
+    let own = Own { config, started: started.clone(), mtu: host.mtu, tun: host.tun.index(), health: start.health };
+    let mut event_loop = EventLoop::new(node, start.store, shared, resolver, own);
     if background {
         report_ready(started);
     }
@@ -174,6 +178,7 @@ fn make_node(host: &Host, start: &mut Start, config: &Config, counters: Arc<Coun
         port: host.sockets.port(),
         mtu: host.mtu,
         local_addresses: transport_addresses(&host.layout),
+        rendezvous: config.rendezvous.value.clone(),
         peers: std::mem::take(&mut start.loaded.peers),
         counters,
         rng: Box::new(system_rng()),

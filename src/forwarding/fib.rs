@@ -1,6 +1,6 @@
 //! What packet threads know: one immutable snapshot, swapped as a whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 
+use super::PeerPath;
 use crate::identity::{AgentId, is_overlay};
 use crate::policy::FlowTable;
 use crate::tunnel::{Tunnel, TunnelIndex};
@@ -24,6 +25,7 @@ pub struct Fib {
     pub ipv4_range: Option<Ipv4Net>,
     routes: HashMap<IpAddr, Arc<FibPeer>>,
     tunnels: HashMap<TunnelIndex, Arc<FibPeer>>,
+    relays: HashSet<SocketAddr>,
 }
 
 /// One peer as packet threads see it.
@@ -58,15 +60,6 @@ pub struct SharedPeer {
     confirmed: AtomicBool,
     /// Packets on their way to, or in, the queue for a session.
     waiting: AtomicUsize,
-}
-
-/// The primary path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerPath {
-    /// The peer's transport address.
-    pub endpoint: SocketAddr,
-    /// The local address the peer knows this agent by, where one was seen.
-    pub local_ip: Option<IpAddr>,
 }
 
 /// IPv4 addresses are local aliases: each host has its own for itself and for every peer.
@@ -118,7 +111,20 @@ impl Fib {
             }
             tunnels.insert(index, peer);
         }
-        Self { own_ipv6, own_ipv4, ipv4_range, routes, tunnels }
+        Self { own_ipv6, own_ipv4, ipv4_range, routes, tunnels, relays: HashSet::new() }
+    }
+
+    /// With the transport addresses that relay frames may come from: those of the servers this agent has sessions with.
+    #[must_use]
+    pub fn with_relays(mut self, relays: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.relays.extend(relays);
+        self
+    }
+
+    /// Whether relay frames may come from here.
+    #[must_use]
+    pub fn is_relay(&self, source: SocketAddr) -> bool {
+        self.relays.contains(&source)
     }
 
     /// The trusted peer with this address.

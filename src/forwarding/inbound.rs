@@ -1,6 +1,6 @@
 //! From the network to the device. The numbers are those of [the flow](super).
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,6 +19,7 @@ use crate::wire::classify::{DatagramKind, classify};
 use crate::wire::control::MAX_CONTROL_LEN;
 use crate::wire::introduction::MAX_INTRODUCTION_LEN;
 use crate::wire::ip::{self, IpView, rewrite_ipv4};
+use crate::wire::relay::RelayFrame;
 
 /// The inbound half of the data plane. One packet thread owns it.
 #[derive(Debug)]
@@ -27,21 +28,14 @@ pub struct Inbound {
     filter: HandshakeFilter,
 }
 
-/// Where a datagram came from and to.
-#[derive(Clone, Copy)]
-struct Origin {
-    source: SocketAddr,
-    local_ip: Option<IpAddr>,
-}
-
 /// The peer of the current run of datagrams, with its session locked.
 struct Run<'a> {
     peer: &'a Arc<FibPeer>,
     tunnel: MutexGuard<'a, Tunnel>,
     /// Where the last packet of data came from; at first the primary path.
-    data_from: Option<SocketAddr>,
+    data_from: Option<PeerPath>,
     /// The same for control messages.
-    control_from: Option<SocketAddr>,
+    control_from: Option<PeerPath>,
 }
 
 /// Where an opened packet goes.
@@ -72,15 +66,18 @@ impl Inbound {
         let mut run: Option<Run<'_>> = None;
         for datagram in received.datagrams() {
             self.counters.rx_datagrams.increment();
-            let origin = Origin { source: datagram.source, local_ip: datagram.destination_ip };
-            if fib.is_overlay(origin.source.ip()) {
+            let path = PeerPath { endpoint: datagram.source, local_ip: datagram.destination_ip, relay: None };
+            if fib.is_overlay(path.endpoint.ip()) {
                 self.counters.drop_in_overlay.increment();
                 continue;
             }
             // 2. classify
-            let kind = classify(datagram.data);
+            let Some((kind, path, data)) = self.unwrap_relayed(fib, classify(datagram.data), path, datagram.data)
+            else {
+                continue;
+            };
             let DatagramKind::WireguardData { receiver_index } = kind else {
-                self.hand_over(fib, kind, origin, datagram.data, notices);
+                self.hand_over(fib, kind, path, data, notices);
                 continue;
             };
             // 3. receiver index -> peer
@@ -90,12 +87,12 @@ impl Inbound {
             };
             if run.as_ref().is_none_or(|run| !Arc::ptr_eq(run.peer, peer)) {
                 drop(run.take());
-                let endpoint = peer.shared.path.load().as_ref().map(|path| path.endpoint);
+                let primary = peer.shared.path.load().as_ref().map(|path| **path);
                 let tunnel = peer.shared.tunnel.lock();
-                run = Some(Run { peer, tunnel, data_from: endpoint, control_from: endpoint });
+                run = Some(Run { peer, tunnel, data_from: primary, control_from: primary });
             }
             if let Some(run) = &mut run {
-                self.receive(now, fib, run, origin, datagram.data, packets, notices);
+                self.receive(now, fib, run, path, data, packets, notices);
             }
         }
     }
@@ -107,7 +104,7 @@ impl Inbound {
         now: Time,
         fib: &Fib,
         run: &mut Run<'_>,
-        origin: Origin,
+        path: PeerPath,
         datagram: &[u8],
         packets: &mut PacketBatch,
         notices: &mut dyn NoticeSink,
@@ -125,16 +122,15 @@ impl Inbound {
         }
         self.tell_control_plane(run, notices);
         let Some(packet) = out.get_mut(..opened.len).filter(|packet| !packet.is_empty()) else {
-            return heard(run, origin, true, notices);
+            return heard(run, path, true, notices);
         };
         let Ok(view) = IpView::parse(&*packet) else { return self.counters.drop_in_malformed.increment() };
         let len = view.total_len();
         let onward = self.admit(now, fib, run.peer, &view);
-        heard(run, origin, !matches!(onward, Onward::Control), notices);
+        heard(run, path, !matches!(onward, Onward::Control), notices);
         match onward {
             // 5. control messages leave for the control plane
             Onward::Control => {
-                let path = PeerPath { endpoint: origin.source, local_ip: origin.local_ip };
                 let (peer, packet, newest) = (run.peer.id, view.packet.to_vec(), opened.newest);
                 if !notices.notice(Notice::Control { peer, packet, newest, path }) {
                     self.counters.drop_notices.increment();
@@ -201,9 +197,33 @@ impl Inbound {
         }
     }
 
+    /// Takes a WireGuard datagram out of the frame in which a relay of this agent passed it on. What is in a frame of
+    /// anybody else's, or is no WireGuard datagram, is dropped.
+    fn unwrap_relayed<'a>(
+        &self,
+        fib: &Fib,
+        kind: DatagramKind,
+        path: PeerPath,
+        data: &'a [u8],
+    ) -> Option<(DatagramKind, PeerPath, &'a [u8])> {
+        if kind != DatagramKind::Relay {
+            return Some((kind, path, data));
+        }
+        let frame = RelayFrame::parse(data).ok().filter(|_| fib.is_relay(path.endpoint));
+        let passed_on = frame.and_then(|frame| {
+            let kind = classify(frame.payload);
+            let path = PeerPath { relay: Some(frame.channel), ..path };
+            kind.is_wireguard().then_some((kind, path, frame.payload))
+        });
+        if passed_on.is_none() {
+            self.counters.drop_in_relay.increment();
+        }
+        passed_on
+    }
+
     /// Everything but data goes to the control plane, as far as it is worth a place in its queues.
-    fn hand_over(&self, fib: &Fib, kind: DatagramKind, origin: Origin, data: &[u8], notices: &mut dyn NoticeSink) {
-        let datagram = || StrangerDatagram { source: origin.source, local_ip: origin.local_ip, data: data.to_vec() };
+    fn hand_over(&self, fib: &Fib, kind: DatagramKind, path: PeerPath, data: &[u8], notices: &mut dyn NoticeSink) {
+        let datagram = || StrangerDatagram { path, data: data.to_vec() };
         let taken = match kind {
             DatagramKind::WireguardResponse if !self.filter.is_for_us(data) => {
                 return self.counters.drop_handshake_invalid.increment();
@@ -223,10 +243,10 @@ impl Inbound {
             }
             DatagramKind::Introduction if data.len() <= MAX_INTRODUCTION_LEN => notices.stranger(datagram()),
             DatagramKind::Introduction => return self.counters.drop_introduction_invalid.increment(),
+            DatagramKind::RecordAnswer => notices.stranger(datagram()),
             DatagramKind::Stun
             | DatagramKind::Relay
             | DatagramKind::RecordRequest
-            | DatagramKind::RecordAnswer
             | DatagramKind::Unknown
             | DatagramKind::WireguardData { .. } => {
                 return self.counters.drop_in_unknown_kind.increment();
@@ -238,12 +258,12 @@ impl Inbound {
     }
 }
 
-/// Tells the control plane of packets from another address than the primary path's, once per run of each kind.
-fn heard(run: &mut Run<'_>, origin: Origin, data: bool, notices: &mut dyn NoticeSink) {
+/// Tells the control plane of packets that came another way than the primary path, once per run of each kind.
+fn heard(run: &mut Run<'_>, path: PeerPath, data: bool, notices: &mut dyn NoticeSink) {
     let last = if data { &mut run.data_from } else { &mut run.control_from };
-    if *last != Some(origin.source) {
-        *last = Some(origin.source);
-        notices.notice(Notice::HeardElsewhere { peer: run.peer.id, source: origin.source, data });
+    if !last.is_some_and(|last| last.is_same_way(&path)) {
+        *last = Some(path);
+        notices.notice(Notice::HeardElsewhere { peer: run.peer.id, path, data });
     }
 }
 

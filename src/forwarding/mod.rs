@@ -3,7 +3,8 @@
 //! ```text
 //!  out   program -> kernel -> TUN                                  in   UDP socket -> kernel GRO
 //!   1. read a batch from the device                                 1. receive a batch of trains
-//!   2. parse; the source must be this agent                         2. classify each datagram by its first bytes
+//!   2. parse; the source must be this agent                         2. classify each datagram by its first bytes; what a
+//!                                                                      relay passes on is unwrapped
 //!   3. destination -> peer (no route: tell the program)             3. receiver index -> peer
 //!   4. policy of the peer's grant                                   4. open straight into the device's buffer
 //!   5. segment, and seal straight into the send buffer              5. control messages leave for the control plane
@@ -21,12 +22,14 @@ mod fib;
 mod inbound;
 mod notice;
 mod outbound;
+mod peer_path;
 mod segment;
 
-pub use fib::{Fib, FibPeer, Ipv4Aliases, PeerCounters, PeerPath, SharedPeer};
+pub use fib::{Fib, FibPeer, Ipv4Aliases, PeerCounters, SharedPeer};
 pub use inbound::Inbound;
 pub use notice::{Notice, NoticeSink, StrangerDatagram};
 pub use outbound::Outbound;
+pub use peer_path::PeerPath;
 pub use segment::{SegmentError, Segments};
 
 /// Packets in one batch from the device. 64 full packets are two UDP_SEGMENT trains; more would only add delay.

@@ -1,7 +1,5 @@
 //! What packet threads tell the control plane.
 
-use std::net::{IpAddr, SocketAddr};
-
 use super::PeerPath;
 use crate::identity::AgentId;
 
@@ -32,12 +30,12 @@ pub enum Notice {
     },
     /// An answer to a handshake this agent began: a response or a cookie reply.
     HandshakeAnswer(StrangerDatagram),
-    /// An authenticated packet came from another address than the primary path's.
+    /// An authenticated packet came another way than the primary path.
     HeardElsewhere {
         /// The peer.
         peer: AgentId,
-        /// Where it came from.
-        source: SocketAddr,
+        /// How it came.
+        path: PeerPath,
         /// It was data: the peer has left the primary path. Probes go everywhere.
         data: bool,
     },
@@ -57,10 +55,8 @@ pub enum Notice {
 /// A datagram that no session has authenticated: a handshake message or an introduction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StrangerDatagram {
-    /// Where it came from.
-    pub source: SocketAddr,
-    /// The local address it was sent to.
-    pub local_ip: Option<IpAddr>,
+    /// How it came.
+    pub path: PeerPath,
     /// The datagram.
     pub data: Vec<u8>,
 }

@@ -15,6 +15,7 @@ use crate::policy::{Direction, Verdict};
 use crate::time::Time;
 use crate::tunnel::{CONTROL_OUTPUT_LEN, Tunnel, sealed_len};
 use crate::wire::CONTROL_NEXT_HEADER;
+use crate::wire::relay::RELAY_PREFIX_LEN;
 use crate::wire::{IpView, UnreachableReason, unreachable};
 
 /// ICMP errors to local programs: at most this many at once, then one per [`ERROR_INTERVAL`] (RFC 4443, section 2.4 f).
@@ -79,7 +80,7 @@ impl Outbound {
                 continue;
             };
             // One more for a handshake or keepalive that is due.
-            if !send.fits(segments.count() + 1, sealed_len(segments.max_len())) {
+            if !send.fits(segments.count() + 1, RELAY_PREFIX_LEN + sealed_len(segments.max_len())) {
                 if !send.is_empty() {
                     return number;
                 }
@@ -144,8 +145,8 @@ impl Outbound {
                 continue;
             };
             let tunnel = &mut run.tunnel;
-            let room = sealed_len(segment.len());
-            let seal = |out: &mut [u8]| tunnel.seal(now, segment, out).unwrap_or(0);
+            let room = path.prefix_len() + sealed_len(segment.len());
+            let seal = |out: &mut [u8]| path.frame(out, |out| tunnel.seal(now, segment, out).unwrap_or(0));
             if !send.push_with(path.endpoint, path.local_ip, room, seal) {
                 self.counters.drop_out_send.increment();
                 continue;
@@ -197,10 +198,13 @@ impl<'a> Run<'a> {
         if let Some(path) = &path {
             let mut begun = false;
             // Without room, which the size of the batch rules out, the next batch refreshes.
-            let _ = send.push_with(path.endpoint, path.local_ip, CONTROL_OUTPUT_LEN, |out| {
-                let refreshed = tunnel.refresh(now, out).unwrap_or_default();
-                begun = refreshed.initiation;
-                refreshed.len
+            let room = path.prefix_len() + CONTROL_OUTPUT_LEN;
+            let _ = send.push_with(path.endpoint, path.local_ip, room, |out| {
+                path.frame(out, |out| {
+                    let refreshed = tunnel.refresh(now, out).unwrap_or_default();
+                    begun = refreshed.initiation;
+                    refreshed.len
+                })
             });
             if begun {
                 notices.notice(Notice::HandshakeBegun { peer: peer.id });

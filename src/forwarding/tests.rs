@@ -62,7 +62,7 @@ fn id(seed: u8) -> AgentId {
 }
 
 fn path_of(text: &str) -> PeerPath {
-    PeerPath { endpoint: address(text), local_ip: Some(address(HERE).ip()) }
+    PeerPath { local_ip: Some(address(HERE).ip()), ..PeerPath::direct(address(text)) }
 }
 
 fn address(text: &str) -> SocketAddr {
@@ -89,7 +89,7 @@ impl Bench {
         peer_tunnel.open(Time::ZERO, &keepalive, &mut out).unwrap();
 
         let shared = SharedPeer::new(tunnel);
-        shared.path.store(Some(Arc::new(PeerPath { endpoint: address(THERE), local_ip: None })));
+        shared.path.store(Some(Arc::new(PeerPath::direct(address(THERE)))));
         let flows = ports.map(|ports| Arc::new(Mutex::new(FlowTable::new(ports.parse().unwrap()))));
         let (own, peer) = (overlay_ipv6(&id(1)), overlay_ipv6(&id(2)));
         let entry = FibPeer { id: id(2), ipv6: peer, ipv4: Some(ALIASES), trusted, flows, shared: Arc::new(shared) };
@@ -310,11 +310,10 @@ fn a_packet_from_a_new_address_is_reported() {
     bench.peer_sends(&packet);
     assert!(!bench.notices.peers.iter().any(|notice| matches!(notice, Notice::HeardElsewhere { .. })));
     let peer = bench.fib.route(bench.peer.into()).unwrap();
-    peer.shared.path.store(Some(Arc::new(PeerPath { endpoint: address("192.0.2.99:1"), local_ip: None })));
+    peer.shared.path.store(Some(Arc::new(PeerPath::direct(address("192.0.2.99:1")))));
     bench.peer_sends(&packet);
-    let roamed =
-        bench.notices.peers.iter().any(
-            |notice| matches!(notice, Notice::HeardElsewhere { source, data: true, .. } if *source == address(THERE)),
-        );
+    let roamed = bench.notices.peers.iter().any(
+        |notice| matches!(notice, Notice::HeardElsewhere { path, data: true, .. } if path.endpoint == address(THERE)),
+    );
     assert!(roamed);
 }

@@ -9,6 +9,7 @@ use super::resolve::{Among, is_self};
 use super::{Event, Node, Output, TimerKind};
 use crate::api::{self, Error, ErrorCode, TrustState};
 use crate::identity::{AgentId, Ticket};
+use crate::path::Route;
 use crate::policy::PortSpec;
 use crate::time::{Now, Time};
 use crate::trust::{Grant, Ours};
@@ -223,7 +224,8 @@ impl Node {
         }
     }
 
-    pub(super) fn pong_received(&mut self, now: Now, id: AgentId, nonce: u64) {
+    /// The answer to an echo came on this route.
+    pub(super) fn pong_received(&mut self, now: Now, id: AgentId, nonce: u64, route: Option<Route>) {
         let found = self.pings.iter().find(|(_, ping)| ping.peer == id && ping.nonce == nonce);
         let Some((token, sent)) = found.map(|(token, ping)| (*token, ping.sent)) else { return };
         self.pings.remove(&token);
@@ -234,7 +236,11 @@ impl Node {
         if let Some(link) = &mut peer.link {
             link.rtt_ms = Some(rtt_ms);
         }
-        let result = Ok(api::PingReply { id, name: peer.name(), rtt_ms, path: report::path_status(now, peer, mtu) });
+        let mut path = report::path_status(now, peer, mtu);
+        if let Some(route) = route {
+            path.set_route(route);
+        }
+        let result = Ok(api::PingReply { id, name: peer.name(), rtt_ms, path });
         self.outputs.push_back(Output::Event(Event::Ping { token, result }));
     }
 

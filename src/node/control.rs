@@ -5,10 +5,12 @@ use std::time::Duration;
 use super::limits::{HELLO_RATE, MESSAGE_RATE, backoff};
 use super::peer::{RecordSource, TheirAliases};
 use super::{Node, TimerKind, VERSIONS};
-use crate::forwarding::PeerPath;
+use crate::forwarding::{PeerPath, StrangerDatagram};
 use crate::identity::{AgentId, TunnelPublic};
 use crate::time::Now;
-use crate::wire::control::{ControlError, ControlMessage, ControlPacket, GoodbyeReason, Hello};
+use crate::wire::control::{
+    ControlError, ControlMessage, ControlPacket, GoodbyeReason, Hello, PathMessage, RendezvousMessage,
+};
 
 /// The first hello that is not acknowledged goes out again after this.
 const FIRST_RESEND: Duration = Duration::from_millis(300);
@@ -21,6 +23,9 @@ const MAX_HELLOS: u32 = 8;
 impl Node {
     /// A control message that the session proves to come from this peer.
     pub(super) fn handle_control(&mut self, now: Now, id: AgentId, packet: &[u8], newest: bool, path: &PeerPath) {
+        if self.servers.contains_key(&id) {
+            return self.handle_server_message(now, id, packet, path);
+        }
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
         if !link.messages.take(now.time, MESSAGE_RATE) {
             return self.counters.drop_control_rate.increment();
@@ -53,13 +58,29 @@ impl Node {
                 self.send_control_to(now, id, &ControlMessage::Pong { token }, path);
             }
             ControlMessage::Pong { token } => {
-                self.probe_answered(now, id, token, path.endpoint);
-                self.pong_received(now, id, token);
+                let route = self.route_of(path);
+                self.pong_received(now, id, token, route);
+            }
+            ControlMessage::Path(PathMessage::Probe { token, length }) => {
+                let reply = PathMessage::ProbeReply { token, observed: path.endpoint, received: length };
+                self.send_control_to(now, id, &ControlMessage::Path(reply), path);
+            }
+            ControlMessage::Path(PathMessage::ProbeReply { token, observed, .. }) => {
+                self.probe_answered(now, id, token, observed, path);
+            }
+            ControlMessage::Path(PathMessage::Candidates { sequence, candidates, .. }) => {
+                self.candidates_received(now, id, sequence, &candidates);
             }
             // One that was overtaken by a new session ends nothing.
             ControlMessage::Goodbye { reason } if newest => self.handle_goodbye(now, id, reason),
             ControlMessage::Goodbye { .. } => {}
-            ControlMessage::Rendezvous(_) | ControlMessage::Path(_) => self.counters.drop_control_invalid.increment(),
+            ControlMessage::Rendezvous(RendezvousMessage::Introduce { recipient, sealed }) => {
+                self.pass_on_introduction(now, id, recipient, sealed);
+            }
+            ControlMessage::Rendezvous(RendezvousMessage::Introduction { sealed, observed }) => {
+                self.handle_introduction(now, &StrangerDatagram { path: PeerPath::direct(observed), data: sealed });
+            }
+            ControlMessage::Rendezvous(_) => self.counters.drop_control_invalid.increment(),
         }
     }
 

@@ -1,11 +1,12 @@
 //! WireGuard handshakes: whom to answer, where to send, when a session stands.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Node, Output, TimerKind};
+use super::{Node, TimerKind};
 use crate::forwarding::{PeerPath, StrangerDatagram};
 use crate::identity::AgentId;
+use crate::path::Route;
 use crate::time::Now;
 use crate::tunnel::{CONTROL_OUTPUT_LEN, Initiation, OpenError, TunnelIndex, claimed_key, message_receiver};
 use crate::wire::classify::{DatagramKind, classify};
@@ -21,17 +22,18 @@ impl Node {
             DatagramKind::WireguardResponse => self.handle_response(now, datagram),
             DatagramKind::WireguardCookie => self.handle_cookie(&datagram.data),
             DatagramKind::Introduction => self.handle_introduction(now, datagram),
+            DatagramKind::RecordAnswer => self.handle_record_answer(now, datagram),
             _ => self.counters.drop_in_unknown_kind.increment(),
         }
     }
 
     fn handle_initiation(&mut self, now: Now, datagram: &StrangerDatagram) {
         let Ok(initiation) = Initiation::try_from(datagram.data.as_slice()) else { return };
-        let limiter = match self.is_known_source(datagram.source.ip()) {
+        let limiter = match self.is_known_source(datagram.path.endpoint.ip()) {
             true => &mut self.known_initiations,
             false => &mut self.initiations,
         };
-        if !limiter.allow(now.time, datagram.source) {
+        if !limiter.allow(now.time, datagram.path.endpoint) {
             return self.counters.drop_handshake_rate.increment();
         }
         let Some(claimed) = claimed_key(&self.tunnel_secret, &initiation) else {
@@ -50,12 +52,9 @@ impl Node {
                 response.truncate(responded.len);
                 if responded.fresh {
                     self.initiation_accepted(now, id, initiation, datagram);
+                    self.answer_elsewhere(id, &datagram.path, &response);
                 }
-                self.outputs.push_back(Output::Transmit {
-                    destination: datagram.source,
-                    local_ip: datagram.local_ip,
-                    datagram: response,
-                });
+                self.transmit_on(&datagram.path, response);
             }
             Err(OpenError::Stale) => {
                 self.counters.drop_handshake_replay.increment();
@@ -67,14 +66,14 @@ impl Node {
 
     /// A fresh initiation verified: only the peer can have made it, though it may have been held back on the way.
     fn initiation_accepted(&mut self, now: Now, id: AgentId, initiation: Initiation, datagram: &StrangerDatagram) {
-        tracing::debug!(peer = %id.short(), source = %datagram.source, "handshake answered");
+        tracing::debug!(peer = %id.short(), source = %datagram.path.endpoint, "handshake answered");
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.last_initiation = Some(initiation);
         if let Some(link) = &mut peer.link {
             link.stopped = false;
         }
         self.store(id);
-        self.handshake_heard(now, id, datagram.source);
+        self.handshake_heard(now, id, &datagram.path);
         self.arm_tunnel_timer(id);
     }
 
@@ -95,14 +94,16 @@ impl Node {
         let Some(id) = self.message_owner(&datagram.data) else {
             return self.counters.drop_in_unknown_index.increment();
         };
+        if self.servers.contains_key(&id) {
+            return self.server_answered(now, id, datagram);
+        }
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
         let mut keepalive = vec![0; CONTROL_OUTPUT_LEN];
         let completed = link.shared.tunnel.lock().complete(now.time, &datagram.data, &mut keepalive);
         let Ok(len) = completed else { return self.counters.drop_handshake_invalid.increment() };
         keepalive.truncate(len);
-        let path = PeerPath { endpoint: datagram.source, local_ip: datagram.local_ip };
-        self.transmit_on(&path, keepalive);
-        self.handshake_heard(now, id, datagram.source);
+        self.transmit_on(&datagram.path, keepalive);
+        self.handshake_heard(now, id, &datagram.path);
         self.session_established(now, id);
     }
 
@@ -110,8 +111,9 @@ impl Node {
         let Some(id) = self.message_owner(datagram) else {
             return self.counters.drop_in_unknown_index.increment();
         };
-        let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) else { return };
-        if link.shared.tunnel.lock().take_cookie(datagram).is_err() {
+        let link = self.peers.get(&id).and_then(|peer| peer.link.as_ref()).map(|link| &link.shared);
+        let Some(shared) = link.or_else(|| self.server_tunnel(id)) else { return };
+        if shared.tunnel.lock().take_cookie(datagram).is_err() {
             self.counters.drop_handshake_invalid.increment();
         }
     }
@@ -129,19 +131,16 @@ impl Node {
         link.established = Some(now.time);
         link.gave_up = None;
         link.stopped = false;
-        if link.time_to_direct_ms.is_none()
-            && let Some(wanted) = link.wanted_since
-        {
-            link.time_to_direct_ms = Some(now.time.since(wanted).as_secs_f64() * 1000.0);
-        }
         link.wanted_since = None;
         if first {
             let endpoint = link.shared.path.load().as_ref().map(|path| path.endpoint.to_string());
             tracing::info!(peer = %id.short(), name = peer.name(), "connected");
             tracing::debug!(peer = %id.short(), endpoint, "connected at");
         }
-        self.send_hello(now, id);
         self.flush_queue(now, id);
+        self.forget_told(id);
+        self.tell_candidates(now, id);
+        self.send_hello(now, id);
         self.try_all_paths(now, id);
         self.send_pings(now, id);
         self.arm_tunnel_timer(id);
@@ -150,11 +149,12 @@ impl Node {
     /// Begins a handshake on every address that may work, unless one is under way.
     pub(super) fn start_handshake(&mut self, now: Now, id: AgentId) {
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
-        link.wanted_since.get_or_insert(now.time);
+        link.begin_wanting(now.time);
         let initiation = link.shared.tunnel.lock().initiate(now.time);
         if let Some(initiation) = initiation {
             tracing::debug!(peer = %id.short(), "handshake begins");
-            self.transmit_everywhere(id, &initiation);
+            self.borrow_servers_of(now, id);
+            self.transmit_everywhere(now, id, &initiation);
         }
         self.arm_tunnel_timer(id);
     }
@@ -162,10 +162,10 @@ impl Node {
     /// The session's timers began a handshake on a packet thread, which sent it on the primary path.
     pub(super) fn handshake_begun(&mut self, now: Now, id: AgentId) {
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
-        link.wanted_since.get_or_insert(now.time);
+        link.begin_wanting(now.time);
         let initiation = link.shared.tunnel.lock().pending_initiation().copied();
         if let Some(initiation) = initiation {
-            self.transmit_everywhere(id, &initiation);
+            self.transmit_everywhere(now, id, &initiation);
         }
         self.arm_tunnel_timer(id);
     }
@@ -193,7 +193,8 @@ impl Node {
         } else if let Ok(initiation) = Initiation::try_from(datagram.as_slice())
             && refreshed.initiation
         {
-            self.transmit_everywhere(id, &initiation);
+            self.transmit_everywhere(now, id, &initiation);
+            self.introduce_through_peers(now, id);
         } else if !datagram.is_empty()
             && let Some(path) = link.shared.path.load_full()
         {
@@ -220,16 +221,30 @@ impl Node {
         self.timers.set(TimerKind::Tunnel(id), at);
     }
 
-    /// The same initiation to every address: the peer answers the first copy, and each further one the same way.
-    fn transmit_everywhere(&mut self, id: AgentId, initiation: &Initiation) {
+    /// The same initiation to every address and through every relay: the peer answers the first copy, and each further
+    /// one the same way.
+    fn transmit_everywhere(&mut self, now: Now, id: AgentId, initiation: &Initiation) {
         let Some(peer) = self.peers.get(&id) else { return };
-        let path = peer.link.as_ref().and_then(|link| link.shared.path.load_full());
-        let primary = path.as_ref().map(|path| path.endpoint);
-        let others = peer.addresses.iter().copied().filter(|address| Some(*address) != primary);
-        let destinations: Vec<SocketAddr> = primary.into_iter().chain(others).collect();
-        for destination in destinations {
-            // A fresh choice of source address: the one the path had may be why it does not answer.
-            self.outputs.push_back(Output::Transmit { destination, local_ip: None, datagram: initiation.to_vec() });
+        let primary = peer.link.as_ref().and_then(|link| link.paths.primary());
+        let mut routes: Vec<Route> = primary.into_iter().collect();
+        routes.extend(peer.addresses.iter().map(|address| Route::Direct(*address)));
+        routes.extend(self.relay_routes(id));
+        for (position, route) in routes.iter().enumerate() {
+            // The choice of source address is the host's: the one the path had may be why it does not answer.
+            if !routes[..position].contains(route) {
+                self.transmit_on_route(now, id, *route, initiation.to_vec());
+            }
+        }
+    }
+
+    /// The answer to an initiation also goes wherever else the peer may be: it opens this side's NAT for the peer, and
+    /// where the peer's is open already it is the fastest way there.
+    fn answer_elsewhere(&mut self, id: AgentId, path: &PeerPath, response: &[u8]) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let others = peer.addresses.iter().map(|address| PeerPath::direct(*address));
+        let others: Vec<PeerPath> = others.filter(|other| !other.is_same_way(path)).collect();
+        for other in others {
+            self.transmit_on(&other, response.to_vec());
         }
     }
 

@@ -13,6 +13,12 @@ pub const MAX_PEERS: usize = 4096;
 pub const MAX_REFUSED: usize = 1024;
 /// Transport addresses kept per peer: two interfaces of both families, before and after a move.
 pub const MAX_ADDRESSES: usize = 8;
+/// Rendezvous servers in use: this agent's own four, and those of a dozen peers at a time.
+pub const MAX_SERVERS: usize = 64;
+/// Transport addresses of one server that are tried.
+pub const MAX_SERVER_ADDRESSES: usize = 8;
+/// Relays to one peer: the four it lists, and the four by which it comes here.
+pub const MAX_RELAYS: usize = 8;
 /// Echo requests waiting for their answer at once, over all local callers.
 pub const MAX_PINGS: usize = 256;
 
@@ -36,6 +42,8 @@ pub(super) const KNOWN_INITIATION_RATES: Rates = Rates { per_network: 50, total:
 pub(super) const MESSAGE_RATE: u32 = 500;
 /// Hellos and their acknowledgements from one peer. Each costs a signature check and may cost a write to disk; one per change is enough.
 pub(super) const HELLO_RATE: u32 = 8;
+/// Probes of all paths to all peers, a second: a home router takes a few hundred new mappings a second without harm.
+pub(super) const PROBE_RATE: u32 = 256;
 /// Networks counted at once. When more send, the idle ones are forgotten, and if there are none, newcomers wait.
 const MAX_NETWORKS: usize = 1024;
 

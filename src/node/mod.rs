@@ -13,8 +13,10 @@
 //! # Where things are
 //!
 //! The life of one peer is `peer`. Handshakes with it are in `handshake`, first contact in `introduction`, messages
-//! inside the session in `control`, what users ask for in `commands`, what they are told in `report`.
+//! inside the session in `control`, its paths in `paths`, `relays` and `candidates`. Sessions with rendezvous servers are
+//! in `servers`. What users ask for is in `commands`, what they are told in `report`.
 
+mod candidates;
 mod commands;
 mod control;
 mod handshake;
@@ -22,8 +24,10 @@ mod introduction;
 pub mod limits;
 mod paths;
 mod peer;
+mod relays;
 mod report;
 mod resolve;
+mod servers;
 mod stored;
 mod timers;
 
@@ -35,8 +39,10 @@ use std::time::Duration;
 use rand_core::CryptoRng;
 
 use crate::forwarding::{Fib, Notice, StrangerDatagram};
-use crate::identity::{AgentId, AgentRecord, AliasTable, IdentityKey, Name, SignedRecord, TunnelPublic, TunnelSecret};
-use crate::identity::{VersionRange, overlay_ipv6};
+use crate::identity::{
+    AgentId, AgentRecord, AliasTable, HostPort, IdentityKey, Name, RendezvousRef, SignedRecord, TunnelPublic,
+    TunnelSecret, VersionRange, overlay_ipv6,
+};
 use crate::metrics::Counters;
 use crate::time::{Now, Time};
 use crate::tunnel::IndexTable;
@@ -45,8 +51,9 @@ pub use commands::{Command, Reply};
 pub use stored::{StoredError, StoredPeer};
 pub use timers::TimerKind;
 
-use limits::{INITIATION_RATES, INTRODUCTION_RATES, KNOWN_INITIATION_RATES, RateLimiter};
+use limits::{Bucket, INITIATION_RATES, INTRODUCTION_RATES, KNOWN_INITIATION_RATES, PROBE_RATE, RateLimiter};
 use peer::Peer;
+use servers::Server;
 use timers::Timers;
 
 /// How long an agent record is valid. A ticket works as long as the record in it; three months outlive a holiday.
@@ -74,6 +81,8 @@ pub struct NodeConfig {
     pub mtu: u32,
     /// Local unicast addresses, without those of overlays.
     pub local_addresses: Vec<IpAddr>,
+    /// Rendezvous servers, named in the record: others reach this agent by them.
+    pub rendezvous: Vec<RendezvousRef>,
     /// What is known from earlier lives.
     pub peers: Vec<StoredPeer>,
     /// Counters, shared with packet threads.
@@ -91,6 +100,15 @@ pub enum Input {
     Stranger(StrangerDatagram),
     /// Local unicast addresses changed; without those of overlays.
     AddressesChanged(Vec<IpAddr>),
+    /// Something else about the network changed, a default route perhaps; or the host was asleep.
+    NetworkChanged,
+    /// The name of a rendezvous server was looked up.
+    Resolved {
+        /// The server.
+        server: AgentId,
+        /// What it stands for; nothing if that could not be found out.
+        addresses: Vec<SocketAddr>,
+    },
     /// [`Node::poll_timeout`] has passed.
     Timeout,
 }
@@ -106,6 +124,13 @@ pub enum Output {
         local_ip: Option<IpAddr>,
         /// The datagram.
         datagram: Vec<u8>,
+    },
+    /// Look up the name of a rendezvous server; answered by [`Input::Resolved`].
+    Resolve {
+        /// The server.
+        server: AgentId,
+        /// Its name.
+        host: HostPort,
     },
     /// Swap the forwarding snapshot.
     Fib(Arc<Fib>),
@@ -142,6 +167,9 @@ pub struct Node {
     local_addresses: Vec<IpAddr>,
     aliases: Option<AliasTable>,
     peers: BTreeMap<AgentId, Peer>,
+    servers: BTreeMap<AgentId, Server>,
+    /// Of the list of transport addresses peers were told last.
+    candidates_sequence: u64,
     by_tunnel_key: HashMap<TunnelPublic, AgentId>,
     indices: IndexTable<AgentId>,
     timers: Timers,
@@ -149,6 +177,8 @@ pub struct Node {
     initiations: RateLimiter,
     known_initiations: RateLimiter,
     introductions: RateLimiter,
+    /// For probes of all paths to all peers.
+    probe_budget: Bucket,
     counters: Arc<Counters>,
     rng: Box<dyn CryptoRng + Send>,
     outputs: VecDeque<Output>,
@@ -176,6 +206,8 @@ impl Node {
             local_addresses: config.local_addresses,
             aliases: config.ipv4_range.map(|range| AliasTable::new(id, range)),
             peers: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            candidates_sequence: now.unix_ms.max(1),
             by_tunnel_key: HashMap::new(),
             indices: IndexTable::new(),
             timers: Timers::default(),
@@ -183,6 +215,7 @@ impl Node {
             initiations: RateLimiter::new(INITIATION_RATES),
             known_initiations: RateLimiter::new(KNOWN_INITIATION_RATES),
             introductions: RateLimiter::new(INTRODUCTION_RATES),
+            probe_budget: Bucket::full(now.time, PROBE_RATE),
             counters: config.counters,
             rng: config.rng,
             outputs: VecDeque::new(),
@@ -192,6 +225,8 @@ impl Node {
         node.outputs.push_back(Output::StoreSequence(node.record.record().sequence));
         node.timers.set(TimerKind::RecordRenewal, Some(now.time + RECORD_RENEWAL));
         node.restore(now, config.peers);
+        node.add_servers(now, config.rendezvous);
+        node.connect_to_trusted(now);
         Ok(node)
     }
 
@@ -225,6 +260,8 @@ impl Node {
             Input::Notice(notice) => self.handle_notice(now, notice),
             Input::Stranger(datagram) => self.handle_stranger(now, &datagram),
             Input::AddressesChanged(addresses) => self.handle_addresses(now, addresses),
+            Input::NetworkChanged => self.handle_network_change(now),
+            Input::Resolved { server, addresses } => self.server_resolved(now, server, addresses),
             Input::Timeout => {
                 while let Some(kind) = self.timers.pop_due(now.time) {
                     self.handle_timer(now, kind);
@@ -260,7 +297,7 @@ impl Node {
             Notice::Active { peer } => self.traffic_seen(now, peer),
             Notice::HandshakeBegun { peer } => self.handshake_begun(now, peer),
             Notice::SessionConfirmed { peer } => self.session_established(now, peer),
-            Notice::HeardElsewhere { peer, source, data } => self.heard_elsewhere(now, peer, source, data),
+            Notice::HeardElsewhere { peer, path, data } => self.heard_elsewhere(now, peer, &path, data),
             Notice::Control { peer, packet, newest, path } => self.handle_control(now, peer, &packet, newest, &path),
             Notice::HandshakeAnswer(datagram) => self.handle_stranger(now, &datagram),
         }
@@ -270,6 +307,8 @@ impl Node {
         match kind {
             TimerKind::Tunnel(peer) => self.tunnel_timer(now, peer),
             TimerKind::Path(peer) => self.path_timer(now, peer),
+            TimerKind::Server(server) => self.server_timer(now, server),
+            TimerKind::Candidates(peer) => self.candidates_timer(now, peer),
             TimerKind::Hello(peer) => self.hello_timer(now, peer),
             TimerKind::Introduction(peer) => self.introduction_timer(now, peer),
             TimerKind::Trust(peer) => self.trust_changed(now, peer),
@@ -284,8 +323,15 @@ impl Node {
         }
         tracing::info!(count = addresses.len(), "local addresses changed");
         self.local_addresses = addresses;
+        self.handle_network_change(now);
+    }
+
+    fn handle_network_change(&mut self, now: Now) {
+        // First the servers: what goes through a relay passes only when it knows where this agent is.
+        self.refresh_servers(now);
+        self.own_candidates_changed(now);
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
-            self.local_addresses_changed(now, id);
+            self.network_changed_for(now, id);
         }
     }
 
@@ -312,8 +358,10 @@ impl Node {
     fn make_fib(&self) -> Fib {
         let own_ipv4 = self.ipv4();
         let range = self.aliases.as_ref().map(AliasTable::range);
-        let peers = self.peers.values().filter_map(Peer::fib_entry);
-        Fib::new(self.ipv6, own_ipv4, range, peers)
+        let entries = self.peers.values().filter_map(Peer::fib_entry);
+        let entries = entries.chain(self.servers.values().filter_map(Server::fib_entry));
+        let relays = self.servers.values().flat_map(Server::relay_addresses);
+        Fib::new(self.ipv6, own_ipv4, range, entries).with_relays(relays)
     }
 }
 
@@ -328,7 +376,7 @@ fn make_record(
         sequence: next_sequence(now, last_sequence),
         expires: now.unix_s() + RECORD_LIFETIME.as_secs(),
         tunnel_key: config.tunnel_secret.public(),
-        rendezvous: Vec::new(),
+        rendezvous: config.rendezvous.clone(),
         name: config.name.clone(),
         capabilities: Vec::new(),
         versions: VERSIONS,

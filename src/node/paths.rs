@@ -1,94 +1,133 @@
 //! Paths to peers: what the path machine of each one wants is carried out here.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::limits::PROBE_RATE;
 use super::peer::Link;
 use super::{Node, TimerKind};
 use crate::forwarding::PeerPath;
 use crate::identity::AgentId;
 use crate::path::{Candidate, CandidateKind, Output as PathOutput, Route};
-use crate::time::Now;
-use crate::wire::control::ControlMessage;
+use crate::time::{Now, Time};
+use crate::wire::control::{ControlMessage, MIN_PROBE_LEN, PathMessage};
 
 /// How often traffic is looked at while there is any: what is sent and not answered must be seen well within a second.
 const TRAFFIC_TICK: Duration = Duration::from_millis(250);
 
 impl Node {
-    /// An authenticated packet came from another address than the primary path's.
-    pub(super) fn heard_elsewhere(&mut self, now: Now, id: AgentId, source: SocketAddr, data: bool) {
-        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
+    /// An authenticated packet came another way than the primary path.
+    pub(super) fn heard_elsewhere(&mut self, now: Now, id: AgentId, path: &PeerPath, data: bool) {
+        let Some(route) = self.authenticated_on(now, id, path) else { return };
+        let Some(link) = self.link_mut(id) else { return };
         match data {
-            true => link.paths.peer_moved(now.time, Route::Direct(source)),
-            false => link.paths.packet_received(now.time, Route::Direct(source)),
+            true => link.paths.peer_moved(now.time, route),
+            false => link.paths.packet_received(now.time, route),
         }
         self.carry_out_paths(now, id);
     }
 
     /// A handshake message of the peer arrived: the path works.
-    pub(super) fn handshake_heard(&mut self, now: Now, id: AgentId, source: SocketAddr) {
-        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
-        link.paths.handshake_heard(now.time, Route::Direct(source));
+    pub(super) fn handshake_heard(&mut self, now: Now, id: AgentId, path: &PeerPath) {
+        let Some(route) = self.authenticated_on(now, id, path) else { return };
+        let Some(link) = self.link_mut(id) else { return };
+        link.paths.handshake_heard(now.time, route);
         self.carry_out_paths(now, id);
     }
 
     /// Everything that may work is tried: a session was established, or the network changed.
     pub(super) fn try_all_paths(&mut self, now: Now, id: AgentId) {
+        let relays = self.relay_routes(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = &mut peer.link else { return };
+        let relayed = |route: Route| Candidate { kind: CandidateKind::Relayed, route };
         let host = |address: &SocketAddr| Candidate { kind: CandidateKind::Host, route: Route::Direct(*address) };
         link.paths.network_changed(now.time);
+        link.paths.add_candidates(now.time, relays.into_iter().map(relayed));
         link.paths.add_candidates(now.time, peer.addresses.iter().map(host));
         self.carry_out_paths(now, id);
     }
 
     pub(super) fn path_timer(&mut self, now: Now, id: AgentId) {
-        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
+        let Some(link) = self.link_mut(id) else { return };
+        let was_wanted = link.paths.is_wanted(now.time);
         link.look_at_traffic(now);
+        if !was_wanted && link.paths.is_wanted(now.time) {
+            self.woken(now, id);
+        }
+        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
         link.paths.handle_timeout(now.time, &mut *self.rng);
         self.carry_out_paths(now, id);
     }
 
-    /// An answer to a probe, if it is one.
-    pub(super) fn probe_answered(&mut self, now: Now, id: AgentId, token: u64, source: SocketAddr) {
-        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
-        link.paths.probe_answered(now.time, token, Route::Direct(source));
+    /// There is traffic again after a pause, in which this agent may have moved.
+    fn woken(&mut self, now: Now, id: AgentId) {
+        self.borrow_servers_of(now, id);
+        self.tell_candidates(now, id);
+    }
+
+    /// An answer to a probe, which came to the peer from the address `observed`.
+    pub(super) fn probe_answered(&mut self, now: Now, id: AgentId, token: u64, observed: SocketAddr, path: &PeerPath) {
+        let Some(route) = self.authenticated_on(now, id, path) else { return };
+        let is_own = self.local_addresses.contains(&observed.ip()) && observed.port() == self.port;
+        let is_local = is_own && path.relay.is_none() && is_private(path.endpoint.ip());
+        let Some(link) = self.link_mut(id) else { return };
+        link.paths.probe_answered(now.time, token, route, is_local);
         self.carry_out_paths(now, id);
     }
 
-    fn carry_out_paths(&mut self, now: Now, id: AgentId) {
+    pub(super) fn carry_out_paths(&mut self, now: Now, id: AgentId) {
         loop {
             let link = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut());
             match link.and_then(|link| link.paths.poll_output()) {
                 None => break,
-                Some(PathOutput::Probe { route: Route::Direct(endpoint), token }) => {
-                    self.send_control_to(
-                        now,
-                        id,
-                        &ControlMessage::Ping { token },
-                        &PeerPath { endpoint, local_ip: None },
-                    );
-                }
-                Some(PathOutput::Primary(Route::Direct(endpoint))) => self.path_chosen(now, id, endpoint),
+                Some(PathOutput::Probe { route, token }) => self.send_probe(now, id, route, token),
+                Some(PathOutput::Primary(route)) => self.path_chosen(now, id, route),
+                Some(PathOutput::Rest(route)) => self.rest_on(now, id, route),
+                Some(PathOutput::Doubted) => self.refresh_servers(now),
                 Some(PathOutput::Lost) => tracing::debug!(peer = %id.short(), "no path answers"),
-                // There are no relays to choose yet.
-                Some(PathOutput::Probe { .. } | PathOutput::Primary(_)) => {}
             }
         }
         self.arm_path_timer(now, id);
     }
 
-    fn path_chosen(&mut self, now: Now, id: AgentId, endpoint: SocketAddr) {
+    fn send_probe(&mut self, now: Now, id: AgentId, route: Route, token: u64) {
+        if !self.probe_budget.take(now.time, PROBE_RATE) {
+            return self.counters.drop_out_probe.increment();
+        }
+        let Some(peer) = self.peers.get(&id) else { return };
+        let probe = ControlMessage::Path(PathMessage::Probe { token, length: MIN_PROBE_LEN });
+        let packet = probe.emit(self.ipv6, peer.ipv6);
+        if let Some(datagram) = self.seal_for(now, id, &packet) {
+            self.transmit_on_route(now, id, route, datagram);
+        }
+    }
+
+    fn path_chosen(&mut self, now: Now, id: AgentId, route: Route) {
+        let Some(path) = self.path_of(now, id, route) else { return };
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let news = peer.note_address(endpoint);
+        let news = !route.is_relayed() && peer.note_address(path.endpoint);
         let Some(link) = &mut peer.link else { return };
-        tracing::debug!(peer = %id.short(), %endpoint, "path chosen");
-        link.shared.path.store(Some(Arc::new(PeerPath { endpoint, local_ip: None })));
+        tracing::debug!(peer = %id.short(), endpoint = %path.endpoint, relayed = route.is_relayed(), "path chosen");
+        link.shared.path.store(Some(Arc::new(path)));
         link.path_since = Some(now.time);
+        if !route.is_relayed()
+            && let Some(since) = link.connecting_since.take()
+        {
+            link.time_to_direct_ms = Some(now.time.since(since).as_secs_f64() * 1000.0);
+        }
         if news {
             self.store(id);
+        }
+    }
+
+    /// Nothing passes for now. The next packet takes the relay, which is there whatever a NAT forgets meanwhile.
+    fn rest_on(&mut self, now: Now, id: AgentId, route: Route) {
+        let Some(path) = self.path_of(now, id, route) else { return };
+        if let Some(link) = self.link_mut(id) {
+            link.shared.path.store(Some(Arc::new(path)));
         }
     }
 
@@ -110,7 +149,31 @@ impl Node {
     }
 }
 
+/// An address inside a site, behind whatever separates that from the world.
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local() || v4.is_loopback(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local() || v6.is_loopback(),
+    }
+}
+
 impl Link {
+    /// There is a wish to talk.
+    pub(super) fn begin_wanting(&mut self, now: Time) {
+        self.wanted_since.get_or_insert(now);
+        if self.paths.primary().is_none_or(Route::is_relayed) {
+            self.connecting_since.get_or_insert(now);
+        }
+    }
+
+    /// Where it is, as seen from here.
+    pub(super) fn direct_endpoint(&self) -> Option<SocketAddr> {
+        match self.paths.primary()? {
+            Route::Direct(endpoint) => Some(endpoint),
+            Route::Relayed(_) => None,
+        }
+    }
+
     /// Tells the path machine what moved since the last look.
     fn look_at_traffic(&mut self, now: Now) {
         let counters = &self.shared.counters;

@@ -9,14 +9,16 @@
 //!   any ──(revoked, run out, consent withdrawn)──> known: no tunnel, no route, no answer
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
+use super::candidates::Told;
 use super::limits::{Bucket, HELLO_RATE, MAX_ADDRESSES, MESSAGE_RATE};
+use super::relays::RelayLeg;
 use super::stored::StoredPeer;
 use super::{Node, Output, TimerKind};
 use crate::api::TrustState;
@@ -29,6 +31,7 @@ use crate::policy::{FlowTable, PortSpec};
 use crate::time::{Now, Time};
 use crate::trust::{Relation, Theirs};
 use crate::tunnel::{Initiation, Tunnel, TunnelIndex, sealed_len};
+use crate::wire::control::IntroducedStatus;
 
 /// How long a peer waits for its link when the wall clock stands before 1970.
 const CLOCK_RETRY: std::time::Duration = std::time::Duration::from_secs(60);
@@ -92,8 +95,15 @@ pub(super) struct Link {
     pub(super) queue: VecDeque<Vec<u8>>,
     /// When the current wish to talk began.
     pub(super) wanted_since: Option<Time>,
+    /// When it began while there was no direct path; there is none yet.
+    pub(super) connecting_since: Option<Time>,
     pub(super) established: Option<Time>,
     pub(super) paths: PathSet,
+    /// Channels to it, by relay.
+    pub(super) relays: BTreeMap<AgentId, RelayLeg>,
+    pub(super) told: Told,
+    /// When other peers were last asked to introduce this agent to it.
+    pub(super) introduced: Option<Time>,
     /// Bytes sent and received when traffic was last looked at.
     pub(super) moved: (u64, u64),
     pub(super) path_since: Option<Time>,
@@ -119,6 +129,8 @@ pub(super) struct Asking {
     pub(super) attempts: u32,
     pub(super) first: Option<Time>,
     pub(super) last: Option<Time>,
+    /// What a server last said became of it.
+    pub(super) passed_on: Option<IntroducedStatus>,
 }
 
 impl Peer {
@@ -216,13 +228,13 @@ impl Peer {
 }
 
 /// An address that may be somebody's transport address. Overlay addresses would loop.
-fn is_usable(address: SocketAddr) -> bool {
+pub(super) fn is_usable(address: SocketAddr) -> bool {
     let overlay = matches!(address.ip(), IpAddr::V6(v6) if is_overlay(v6));
     address.port() != 0 && !overlay && !address.ip().is_unspecified() && !address.ip().is_multicast()
 }
 
 impl Node {
-    /// Takes in what was stored, and contacts whoever is trusted.
+    /// Takes in what was stored.
     pub(super) fn restore(&mut self, now: Now, stored: Vec<StoredPeer>) {
         let mut ids = Vec::new();
         for stored in stored {
@@ -246,10 +258,18 @@ impl Node {
         }
         for id in ids {
             self.trust_changed(now, id);
-            if self.peers.get(&id).is_some_and(|peer| peer.trusted) {
-                self.start_handshake(now, id);
-            }
         }
+    }
+
+    pub(super) fn connect_to_trusted(&mut self, now: Now) {
+        let trusted = self.peers.values().filter(|peer| peer.trusted).map(|peer| peer.id);
+        for id in trusted.collect::<Vec<_>>() {
+            self.start_handshake(now, id);
+        }
+    }
+
+    pub(super) fn link_mut(&mut self, id: AgentId) -> Option<&mut Link> {
+        self.peers.get_mut(&id)?.link.as_mut()
     }
 
     /// Takes in a verified record, if it is news. Returns false when there is no room for another agent.
@@ -331,8 +351,12 @@ impl Node {
             shared: Arc::new(SharedPeer::new(tunnel)),
             queue: VecDeque::new(),
             wanted_since: None,
+            connecting_since: None,
             established: None,
             paths: PathSet::new(),
+            relays: BTreeMap::new(),
+            told: Told::default(),
+            introduced: None,
             moved: (0, 0),
             path_since: None,
             gave_up: None,
@@ -371,6 +395,7 @@ impl Node {
         self.timers.set(TimerKind::Tunnel(id), None);
         self.timers.set(TimerKind::Hello(id), None);
         self.timers.set(TimerKind::Path(id), None);
+        self.timers.set(TimerKind::Candidates(id), None);
         self.fib_changed = true;
     }
 
@@ -420,7 +445,7 @@ impl Node {
         } else {
             link.queue.push_back(packet);
         }
-        link.wanted_since.get_or_insert(now.time);
+        link.begin_wanting(now.time);
         if ready {
             self.flush_queue(now, id);
         } else {
@@ -460,19 +485,20 @@ impl Node {
 
     /// Seals one packet and sends it on this path; false when there is no session.
     pub(super) fn send_sealed_on(&mut self, now: Now, id: AgentId, packet: &[u8], path: &PeerPath) -> bool {
-        let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) else { return false };
-        let mut datagram = vec![0; sealed_len(packet.len())];
-        let Ok(len) = link.shared.tunnel.lock().seal(now.time, packet, &mut datagram) else { return false };
-        datagram.truncate(len);
+        let Some(datagram) = self.seal_for(now, id, packet) else { return false };
         self.transmit_on(path, datagram);
         true
     }
 
-    pub(super) fn transmit_on(&mut self, path: &PeerPath, datagram: Vec<u8>) {
-        self.outputs.push_back(Output::Transmit { destination: path.endpoint, local_ip: path.local_ip, datagram });
+    pub(super) fn seal_for(&mut self, now: Now, id: AgentId, packet: &[u8]) -> Option<Vec<u8>> {
+        let link = self.peers.get(&id)?.link.as_ref()?;
+        let mut datagram = vec![0; sealed_len(packet.len())];
+        let len = link.shared.tunnel.lock().seal(now.time, packet, &mut datagram).ok()?;
+        datagram.truncate(len);
+        Some(datagram)
     }
 
-    pub(super) fn local_addresses_changed(&mut self, now: Now, id: AgentId) {
+    pub(super) fn network_changed_for(&mut self, now: Now, id: AgentId) {
         let Some(peer) = self.peers.get(&id) else { return };
         let Some(link) = &peer.link else { return };
         if link.shared.tunnel.lock().has_session(now.time) {

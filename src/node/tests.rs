@@ -43,6 +43,7 @@ fn node(peers: Vec<StoredPeer>) -> Node {
         port: 4000,
         mtu: 1420,
         local_addresses: vec!["192.0.2.200".parse().unwrap()],
+        rendezvous: Vec::new(),
         peers,
         counters: Arc::default(),
         rng: Box::new(TestRng::new(9)),

@@ -12,6 +12,10 @@ pub enum TimerKind {
     Tunnel(AgentId),
     /// Probes and liveness of the paths to one peer.
     Path(AgentId),
+    /// What there is to do with one rendezvous server.
+    Server(AgentId),
+    /// Telling one peer again where this agent may be reached.
+    Candidates(AgentId),
     /// Sending the hello again that was not acknowledged.
     Hello(AgentId),
     /// Sending the introduction again to a peer that has not answered.

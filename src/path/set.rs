@@ -61,6 +61,10 @@ pub enum Output {
     },
     /// Data goes this way from now on.
     Primary(Route),
+    /// Nothing passes for now; the next packet is to take this way, until [`Output::Primary`] comes again.
+    Rest(Route),
+    /// The primary path does not prove itself: this agent's own connection may have changed unseen.
+    Doubted,
     /// No path works; data keeps going where it went until one does.
     Lost,
 }
@@ -100,6 +104,10 @@ pub struct PathSet {
     unanswered: Option<Time>,
     /// When the primary path was asked to prove itself.
     doubted: Option<Time>,
+    /// The doubt was said.
+    doubt_said: bool,
+    /// Packets take a relay until the primary path has proved itself again.
+    resting: bool,
     /// No path answered; said once, until one does.
     lost: bool,
     /// When a doubt last had every path probed.
@@ -118,6 +126,8 @@ struct Path {
     attempts: usize,
     probes: u32,
     next: Option<Time>,
+    /// Within one site: nothing on the way forgets it.
+    is_local: bool,
 }
 
 impl PathSet {
@@ -131,6 +141,8 @@ impl PathSet {
             unanswered: None,
             doubted: None,
             rescued: None,
+            doubt_said: false,
+            resting: false,
             lost: false,
             outputs: VecDeque::new(),
         }
@@ -168,6 +180,49 @@ impl PathSet {
             let next = self.is_wanted(now).then_some(now);
             self.paths.push(Path::new(candidate, next));
         }
+    }
+
+    /// The peer says where it may be reached: this replaces what it said before, as far as that does not work, and all
+    /// of it is worth a try now.
+    pub fn candidates_received(&mut self, now: Time, candidates: impl IntoIterator<Item = Candidate>) {
+        let candidates: Vec<Candidate> = candidates.into_iter().collect();
+        let primary = self.primary;
+        self.paths.retain(|path| {
+            let route = path.candidate.route;
+            let said = !matches!(path.candidate.kind, CandidateKind::PeerReflexive | CandidateKind::Relayed);
+            let kept = path.state == PathState::Working || Some(route) == primary;
+            !said || kept || candidates.iter().any(|candidate| candidate.route == route)
+        });
+        self.wanted = Some(now);
+        for path in self.paths.iter_mut().filter(|path| path.state != PathState::Working) {
+            if candidates.iter().any(|candidate| candidate.route == path.candidate.route) {
+                path.attempts = 0;
+                path.next = Some(now);
+            }
+        }
+        self.add_candidates(now, candidates);
+    }
+
+    /// A route can be taken from now on, or again.
+    pub fn route_usable(&mut self, now: Time, candidate: Candidate) {
+        match self.paths.iter_mut().find(|path| path.candidate.route == candidate.route) {
+            Some(path) => path.attempts = 0,
+            None => self.add_candidates(now, [candidate]),
+        }
+        if self.is_wanted(now) {
+            let known = self.paths.iter_mut().filter(|path| path.candidate.route == candidate.route);
+            known.for_each(|path| path.next = Some(now));
+        }
+    }
+
+    /// What a route needs beside the peer is gone: a relay. Returns whether it is known here.
+    pub fn route_failed(&mut self, now: Time, route: Route) -> bool {
+        let Some(path) = self.paths.iter_mut().find(|path| path.candidate.route == route) else { return false };
+        path.state = PathState::Failed;
+        if self.primary == Some(route) && self.is_wanted(now) && self.doubted.is_none() {
+            self.begin_doubt(now);
+        }
+        true
     }
 
     /// An authenticated packet came by this route: it works at least in this direction.
@@ -225,12 +280,13 @@ impl PathSet {
         self.probe_everything(now);
     }
 
-    /// The answer to a probe came by this route.
-    pub fn probe_answered(&mut self, now: Time, token: u64, route: Route) {
+    /// The answer to a probe came by this route, which is within one site or not.
+    pub fn probe_answered(&mut self, now: Time, token: u64, route: Route, is_local: bool) {
         self.unanswered = None;
         let mut probed = self.paths.iter_mut().filter_map(|path| Some((path.take_outstanding(token)?, path)));
         let Some((sent, path)) = probed.next() else { return };
         path.prove(now, now.since(sent));
+        path.is_local = is_local;
         self.lost = false;
         let proved = path.candidate.route;
         if proved != route {
@@ -239,6 +295,9 @@ impl PathSet {
         }
         if self.primary == Some(proved) {
             self.doubted = None;
+            if std::mem::take(&mut self.resting) {
+                self.outputs.push_back(Output::Primary(proved));
+            }
         }
         self.consider(now);
     }
@@ -251,6 +310,7 @@ impl PathSet {
         } else {
             // Nobody waits for an answer any more, and after a sleep nobody could have come.
             (self.unanswered, self.doubted) = (None, None);
+            self.rest();
         }
         for path in &mut self.paths {
             path.forget_probes(now);
@@ -275,7 +335,8 @@ impl PathSet {
         let probes = self.paths.iter().filter_map(|path| path.next);
         let doubt = self.unanswered.filter(|_| self.primary.is_some() && self.doubted.is_none() && !self.lost);
         let verdict = self.doubted.map(|at| at + self.proof_within());
-        probes.chain(doubt.map(|at| at + self.doubt_after())).chain(verdict).min()
+        let rest = self.wanted.filter(|_| self.place_to_rest().is_some()).map(|at| at + WANTED_FOR);
+        probes.chain(doubt.map(|at| at + self.doubt_after())).chain(verdict).chain(rest).min()
     }
 
     /// The next thing to be done.
@@ -283,8 +344,32 @@ impl PathSet {
         self.outputs.pop_front()
     }
 
-    fn is_wanted(&self, now: Time) -> bool {
+    /// Whether there was traffic, or a reason to expect some, lately.
+    #[must_use]
+    pub fn is_wanted(&self, now: Time) -> bool {
         self.wanted.is_some_and(|at| now.since(at) < WANTED_FOR)
+    }
+
+    /// The relay to rest on: the one in use stays, a path within a site needs none.
+    fn place_to_rest(&self) -> Option<Route> {
+        let primary = self.paths.iter().find(|path| Some(path.candidate.route) == self.primary)?;
+        if self.resting || primary.is_local || primary.candidate.route.is_relayed() {
+            return None;
+        }
+        let relays = self.paths.iter().filter(|path| path.candidate.route.is_relayed());
+        relays
+            .filter(|path| path.state == PathState::Working)
+            .min_by_key(|path| path.rtt)
+            .map(|path| path.candidate.route)
+    }
+
+    /// NATs forget a mapping nothing passes through, some within half a minute. A first packet after a pause must not
+    /// depend on one.
+    fn rest(&mut self) {
+        if let Some(route) = self.place_to_rest() {
+            self.resting = true;
+            self.outputs.push_back(Output::Rest(route));
+        }
     }
 
     fn probe_everything(&mut self, now: Time) {
@@ -299,6 +384,8 @@ impl PathSet {
         if let Some(since) = self.doubted {
             if now.since(since) >= self.proof_within() {
                 self.give_up_primary(now, since);
+            } else if now.since(since) >= DOUBT_INTERVAL && !std::mem::replace(&mut self.doubt_said, true) {
+                self.outputs.push_back(Output::Doubted);
             }
         } else if let Some(since) = self.unanswered
             && self.primary.is_some()
@@ -311,6 +398,7 @@ impl PathSet {
 
     fn begin_doubt(&mut self, now: Time) {
         self.doubted = Some(now);
+        self.doubt_said = false;
         // Mostly paths that worked: traffic in one direction draws nothing either, and must not cost a probe of every
         // candidate twice a second.
         let rescue = self.rescued.is_none_or(|at| now.since(at) >= RESCUE_INTERVAL);
@@ -352,8 +440,9 @@ impl PathSet {
     }
 
     fn choose(&mut self, route: Route) {
-        if self.primary != Some(route) {
+        if self.primary != Some(route) || self.resting {
             self.primary = Some(route);
+            self.resting = false;
             self.outputs.push_back(Output::Primary(route));
         }
     }
@@ -416,6 +505,7 @@ impl Path {
             attempts: 0,
             probes: 0,
             next,
+            is_local: false,
         }
     }
 

@@ -53,6 +53,15 @@ pub enum DatagramKind {
     Unknown,
 }
 
+impl DatagramKind {
+    /// Whether it is one of WireGuard's four messages.
+    #[must_use]
+    pub fn is_wireguard(self) -> bool {
+        use DatagramKind::{WireguardCookie, WireguardData, WireguardInitiation, WireguardResponse};
+        matches!(self, WireguardInitiation | WireguardResponse | WireguardCookie | WireguardData { .. })
+    }
+}
+
 /// Tells what a datagram is. No allocation, no loop.
 pub fn classify(datagram: &[u8]) -> DatagramKind {
     let Some((&[a, b, c, d, e, f, g, h], _)) = datagram.split_first_chunk::<8>() else {

@@ -15,6 +15,8 @@ struct Bench {
     probes: usize,
     primaries: Vec<(Time, Route)>,
     lost: usize,
+    doubts: usize,
+    rests: Vec<Route>,
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -43,6 +45,8 @@ impl Bench {
             probes: 0,
             primaries: Vec::new(),
             lost: 0,
+            doubts: 0,
+            rests: Vec::new(),
         };
         bench.set.network_changed(bench.now);
         let candidates: Vec<_> = routes.iter().map(|(route, _)| host(*route)).collect();
@@ -74,7 +78,7 @@ impl Bench {
             }
             while let Some(position) = self.answers.iter().position(|(at, ..)| *at <= self.now) {
                 let (_, token, route) = self.answers.remove(position);
-                self.set.probe_answered(self.now, token, route);
+                self.set.probe_answered(self.now, token, route, false);
             }
             if self.set.poll_timeout().is_some_and(|at| at <= self.now) {
                 self.set.handle_timeout(self.now, &mut self.rng);
@@ -93,6 +97,8 @@ impl Bench {
                     }
                 }
                 Output::Primary(route) => self.primaries.push((self.now, route)),
+                Output::Rest(route) => self.rests.push(route),
+                Output::Doubted => self.doubts += 1,
                 Output::Lost => self.lost += 1,
             }
         }
@@ -242,7 +248,58 @@ fn forged_answers_prove_nothing() {
     let path = direct("192.0.2.1:1");
     let mut bench = Bench::new(&[(path, None)]);
     bench.run(MS * 100, Some(MS * 50));
-    bench.set.probe_answered(bench.now, 12345, path);
+    bench.set.probe_answered(bench.now, 12345, path, false);
     bench.drain();
     assert_eq!(bench.set.primary(), None);
+}
+
+#[test]
+fn an_idle_peer_rests_on_the_relay_and_comes_back_with_the_first_proof() {
+    let near = direct("192.0.2.1:1");
+    let mut bench = Bench::new(&[(near, Some(20)), (relay(), Some(40))]);
+    bench.run(MS * 5_000, Some(MS * 50));
+    assert_eq!((bench.set.primary(), bench.rests.len()), (Some(near), 0));
+    bench.run(MS * 60_000, None);
+    assert_eq!((bench.set.primary(), bench.rests.as_slice()), (Some(near), [relay()].as_slice()));
+    assert_eq!(bench.set.poll_timeout(), None, "resting costs nothing");
+    let before = bench.primaries.len();
+    bench.run(MS * 200, Some(MS * 50));
+    assert_eq!(bench.primaries[before..].iter().map(|(_, route)| *route).collect::<Vec<_>>(), [near]);
+}
+
+#[test]
+fn a_path_that_died_in_a_pause_is_left_at_once() {
+    let near = direct("192.0.2.1:1");
+    let mut bench = Bench::new(&[(near, Some(20)), (relay(), Some(40))]);
+    bench.run(MS * 5_000, Some(MS * 50));
+    bench.run(MS * 60_000, None);
+    bench.change(near, None);
+    bench.run(MS * 2_000, Some(MS * 50));
+    // The way back is through the relay as well, so nothing was lost, and nothing hurried.
+    assert_eq!(bench.set.primary(), Some(relay()));
+}
+
+#[test]
+fn a_new_list_of_candidates_replaces_what_does_not_work() {
+    let (dead, near, moved) = (direct("192.0.2.3:1"), direct("192.0.2.1:1"), direct("192.0.2.4:1"));
+    let mut bench = Bench::new(&[(dead, None), (near, Some(20)), (moved, Some(30))]);
+    bench.set = PathSet::new();
+    bench.set.network_changed(bench.now);
+    bench.set.add_candidates(bench.now, [host(dead), host(near)]);
+    bench.run(MS * 500, Some(MS * 50));
+    bench.set.candidates_received(bench.now, [host(moved)]);
+    bench.run(MS * 500, Some(MS * 50));
+    let known: Vec<_> = bench.set.report().map(|path| (path.candidate.route, path.state)).collect();
+    assert_eq!(known, [(near, PathState::Working), (moved, PathState::Working)]);
+}
+
+#[test]
+fn a_doubt_that_a_probe_does_not_settle_is_said_once() {
+    let near = direct("192.0.2.1:1");
+    let mut bench = Bench::new(&[(near, Some(20)), (relay(), Some(40))]);
+    bench.run(MS * 1_000, Some(MS * 50));
+    assert_eq!(bench.doubts, 0);
+    bench.change(near, None);
+    bench.run(MS * 1_000, Some(MS * 50));
+    assert_eq!((bench.doubts, bench.set.primary()), (1, Some(relay())));
 }

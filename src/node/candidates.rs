@@ -1,0 +1,136 @@
+//! Where this agent may be reached, as it finds out and as it tells its peers; and what they tell.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::limits::{HELLO_RATE, MAX_ADDRESSES};
+use super::{Node, TimerKind};
+use crate::identity::AgentId;
+use crate::path;
+use crate::time::Now;
+use crate::wire::control::{Candidate, CandidateKind, ControlMessage, MAX_PATH_CANDIDATES, Mapping, PathMessage};
+
+/// Candidates are told again after these times: nobody acknowledges them.
+const TELL_AGAIN: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(1200)];
+
+/// What was told to a peer.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Of which list.
+    sequence: u64,
+    times: usize,
+    /// Of the peer's newest list.
+    pub(super) theirs: u64,
+}
+
+impl Node {
+    /// Where this agent may be reached: its own addresses, then those that servers see.
+    pub(super) fn own_candidates(&self) -> Vec<Candidate> {
+        let hosts = self.local_addresses.iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(*ip, self.port));
+        let mut all: Vec<Candidate> = hosts.map(|address| Candidate { kind: CandidateKind::Host, address }).collect();
+        let seen = self.servers.values().filter_map(super::servers::Server::observed);
+        for address in seen {
+            if all.len() < MAX_PATH_CANDIDATES && !all.iter().any(|known| known.address == address) {
+                all.push(Candidate { kind: CandidateKind::ServerReflexive, address });
+            }
+        }
+        all
+    }
+
+    /// The same without kinds, as tickets and introductions have them.
+    pub(super) fn own_transport_addresses(&self) -> Vec<SocketAddr> {
+        self.own_candidates().iter().map(|candidate| candidate.address).collect()
+    }
+
+    /// How this agent's NATs map, as far as its servers show.
+    fn own_mapping(&self) -> Mapping {
+        let seen: Vec<SocketAddr> =
+            self.servers.values().filter_map(super::servers::Server::observed).filter(SocketAddr::is_ipv4).collect();
+        match seen.as_slice() {
+            [] => Mapping::Unknown,
+            [one] if self.local_addresses.contains(&one.ip()) => Mapping::EndpointIndependent,
+            [_] => Mapping::Unknown,
+            [first, rest @ ..] if rest.iter().all(|other| other == first) => Mapping::EndpointIndependent,
+            _ => Mapping::EndpointDependent { step: 0 },
+        }
+    }
+
+    /// They are not what they were: who is talked to hears of it now, the others when they are talked to.
+    pub(super) fn own_candidates_changed(&mut self, now: Now) {
+        self.candidates_sequence = now.unix_ms.max(self.candidates_sequence.saturating_add(1));
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            if self
+                .peers
+                .get(&id)
+                .and_then(|peer| peer.link.as_ref())
+                .is_some_and(|link| link.paths.is_wanted(now.time))
+            {
+                self.tell_candidates(now, id);
+            }
+        }
+    }
+
+    /// Tells a peer where this agent may be reached, unless it was told.
+    pub(super) fn tell_candidates(&mut self, now: Now, id: AgentId) {
+        let sequence = self.candidates_sequence;
+        let Some(link) = self.link_mut(id) else { return };
+        if link.told.sequence != sequence {
+            link.told = Told { sequence, times: 0, theirs: link.told.theirs };
+            self.candidates_timer(now, id);
+        }
+    }
+
+    /// A session is new: what was told in an earlier one may not have been kept.
+    pub(super) fn forget_told(&mut self, id: AgentId) {
+        if let Some(link) = self.link_mut(id) {
+            link.told.sequence = 0;
+        }
+    }
+
+    pub(super) fn candidates_timer(&mut self, now: Now, id: AgentId) {
+        let message = PathMessage::Candidates {
+            sequence: self.candidates_sequence,
+            candidates: self.own_candidates(),
+            mapping: self.own_mapping(),
+        };
+        let Some(link) = self.link_mut(id) else { return };
+        let again = TELL_AGAIN.get(link.told.times).map(|after| now.time + *after);
+        link.told.times += 1;
+        if self.send_control(now, id, &ControlMessage::Path(message)) {
+            self.timers.set(TimerKind::Candidates(id), again);
+        } else {
+            self.forget_told(id);
+        }
+    }
+
+    /// A peer says where it may be reached.
+    pub(super) fn candidates_received(&mut self, now: Now, id: AgentId, sequence: u64, candidates: &[Candidate]) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(link) = &mut peer.link else { return };
+        // Each list can make this side send probes to addresses that the peer made up.
+        if !link.hellos_received.take(now.time, HELLO_RATE) {
+            return self.counters.drop_control_rate.increment();
+        }
+        if sequence <= link.told.theirs {
+            return;
+        }
+        link.told.theirs = sequence;
+        link.paths.candidates_received(now.time, candidates.iter().filter_map(to_try));
+        peer.note_candidates(candidates.iter().filter(|candidate| to_try(candidate).is_some()).map(|c| c.address));
+        self.store(id);
+        self.carry_out_paths(now, id);
+    }
+}
+
+/// What a path machine can try. Relays are known from the peer's record, which is signed.
+fn to_try(candidate: &Candidate) -> Option<path::Candidate> {
+    let kind = match candidate.kind {
+        CandidateKind::Host => path::CandidateKind::Host,
+        CandidateKind::ServerReflexive => path::CandidateKind::ServerReflexive,
+        CandidateKind::PeerReflexive => path::CandidateKind::PeerReflexive,
+        CandidateKind::PortMapped => path::CandidateKind::PortMapped,
+        CandidateKind::Relayed { .. } => return None,
+    };
+    super::peer::is_usable(candidate.address)
+        .then_some(path::Candidate { kind, route: path::Route::Direct(candidate.address) })
+}
