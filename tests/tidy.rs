@@ -28,6 +28,8 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[];
 const LAYERS: &[&[&str]] = &[
     &["identity", "wire", "time", "metrics"],
     &["tunnel", "path", "relay", "directory", "trust", "policy", "api", "config", "audit", "dns"],
+    ["tunnel", "path", "relay", "directory", "trust", "policy", "limits", "api", "config", "audit", "dns"],
+    &["rendezvous"],
     &["node", "forwarding"],
     &["daemon"],
     &["cli"],

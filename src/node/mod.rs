@@ -51,7 +51,8 @@ pub use commands::{Command, Reply};
 pub use stored::{StoredError, StoredPeer};
 pub use timers::TimerKind;
 
-use limits::{Bucket, INITIATION_RATES, INTRODUCTION_RATES, KNOWN_INITIATION_RATES, PROBE_RATE, RateLimiter};
+use crate::limits::{Bucket, RateLimiter};
+use limits::{INITIATION_RATES, INTRODUCTION_RATES, KNOWN_INITIATION_RATES, PROBE_RATE};
 use peer::Peer;
 use servers::Server;
 use timers::Timers;

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use super::candidates::Told;
-use super::limits::{Bucket, HELLO_RATE, MAX_ADDRESSES, MESSAGE_RATE};
+use super::limits::{HELLO_RATE, MAX_ADDRESSES, MESSAGE_RATE};
 use super::relays::RelayLeg;
 use super::stored::StoredPeer;
 use super::{Node, Output, TimerKind};
@@ -26,6 +26,7 @@ use crate::forwarding::{FibPeer, Ipv4Aliases, PeerPath, SharedPeer, WAITING_PACK
 use crate::identity::{
     AgentId, DEFAULT_IPV4_RANGE, SignedRecord, TunnelPublic, is_overlay, overlay_ipv6, preferred_ipv4,
 };
+use crate::limits::Bucket;
 use crate::path::PathSet;
 use crate::policy::{FlowTable, PortSpec};
 use crate::time::{Now, Time};

@@ -14,11 +14,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::limits::{Bucket, MAX_SERVER_ADDRESSES, MAX_SERVERS, MESSAGE_RATE, backoff};
+use super::limits::{MAX_SERVER_ADDRESSES, MAX_SERVERS, MESSAGE_RATE, backoff};
 use super::{Node, Output, TimerKind};
 use crate::api::RendezvousStatus;
 use crate::forwarding::{FibPeer, PeerPath, SharedPeer, StrangerDatagram};
 use crate::identity::{AgentId, RendezvousRef, SignedRecord, TunnelPublic, overlay_ipv6};
+use crate::limits::Bucket;
 use crate::time::{Now, Time};
 use crate::tunnel::{CONTROL_OUTPUT_LEN, Tunnel, TunnelIndex, sealed_len};
 use crate::wire::control::{ControlMessage, ControlPacket, RendezvousMessage};
