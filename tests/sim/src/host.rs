@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use agentnet::forwarding::{Fib, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, Outbound, StrangerDatagram};
-use agentnet::identity::{AgentId, DEFAULT_IPV4_RANGE, IdentityKey, TunnelSecret};
+use agentnet::identity::{AgentId, DEFAULT_IPV4_RANGE, HostPort, IdentityKey, RendezvousRef, TunnelSecret};
 use agentnet::metrics::Counters;
 use agentnet::node::{Event, Input, Node, NodeConfig, Output, StoredPeer};
 use agentnet::time::{Now, Time};
@@ -32,11 +32,13 @@ const IN_PACKETS: usize = 2_048;
 pub struct HostOptions {
     /// Where its IPv4 aliases are from; none without IPv4 on the device.
     pub ipv4_range: Option<Ipv4Net>,
+    /// Its rendezvous servers.
+    pub rendezvous: Vec<RendezvousRef>,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { ipv4_range: Some(DEFAULT_IPV4_RANGE) }
+        Self { ipv4_range: Some(DEFAULT_IPV4_RANGE), rendezvous: Vec::new() }
     }
 }
 
@@ -63,6 +65,8 @@ pub struct Host {
     outbound: Outbound,
     delivered: Vec<Vec<u8>>,
     queues: Queues,
+    /// Names of servers to be looked up.
+    names: Vec<(AgentId, HostPort)>,
 }
 
 /// What is the same in every life of a host's agent.
@@ -146,6 +150,7 @@ impl Host {
             network,
             delivered: Vec::new(),
             queues: Queues::default(),
+            names: Vec::new(),
         }
     }
 
@@ -163,14 +168,28 @@ impl Host {
         self.inbound = Inbound::new(Arc::clone(&self.counters), &self.node.tunnel_key());
         self.outbound = Outbound::new(Arc::clone(&self.counters));
         self.queues = Queues::default();
+        self.names.clear();
         self.is_alive = true;
     }
 
     pub(crate) fn addresses_changed(&mut self, now: Now, addresses: &[IpAddr]) {
         self.network.set_addresses(addresses);
         if self.is_alive {
+            // Another network can give the same addresses.
+            self.node.handle_input(now, Input::NetworkChanged);
+            self.drain();
             self.node.handle_input(now, Input::AddressesChanged(addresses.to_vec()));
         }
+    }
+
+    /// Which names of servers the control plane wants looked up.
+    pub(crate) fn take_names(&mut self) -> Vec<(AgentId, HostPort)> {
+        std::mem::take(&mut self.names)
+    }
+
+    /// A name was looked up.
+    pub(crate) fn resolved(&mut self, now: Now, server: AgentId, addresses: Vec<SocketAddr>) {
+        self.node.handle_input(now, Input::Resolved { server, addresses });
     }
 
     /// When the control plane wants to be woken.
@@ -253,6 +272,7 @@ impl Host {
                 Output::Transmit { destination, local_ip, datagram } => {
                     let _ = self.socket.send_to(&datagram, destination, local_ip);
                 }
+                Output::Resolve { server, host } => self.names.push((server, host)),
                 Output::Fib(fib) => self.fib = fib,
                 Output::Store(id, Some(row)) => {
                     self.stored.insert(id, row.encode());
@@ -318,6 +338,7 @@ impl Profile {
             port: PORT,
             mtu: 1420,
             local_addresses,
+            rendezvous: self.options.rendezvous.clone(),
             peers,
             counters: Arc::clone(counters),
             rng: Box::new(self.rng.fork()),

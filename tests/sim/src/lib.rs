@@ -16,6 +16,7 @@ pub mod net;
 pub mod packet;
 mod run;
 mod schedule;
+mod server;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,7 @@ use agentnet::api::{TrustRequestBody, TrustState};
 use agentnet::node::{Command, Reply};
 
 pub use host::{Host, HostOptions, PORT};
+pub use server::{ServerHost, ServerOptions};
 
 use host::Buffers;
 use net::{HostId, Internet, LinkConfig, NatKind, Replay, SimRng, Site, SiteOptions};
@@ -40,6 +42,8 @@ const RESTART_TIME: Duration = Duration::from_millis(1);
 pub struct World {
     /// Agents' hosts, by number.
     pub hosts: Vec<Host>,
+    /// Rendezvous servers' hosts, by number.
+    pub servers: Vec<ServerHost>,
     /// What is between them. Where hosts are is changed with [`World::move_host`] and its like, so that they learn of it.
     pub net: Internet,
     machines: BTreeMap<HostId, Machine>,
@@ -57,6 +61,8 @@ pub struct World {
 enum Machine {
     /// The agent on the host of this number.
     Agent(usize),
+    /// The rendezvous server on the host of this number.
+    Server(usize),
 }
 
 impl World {
@@ -75,6 +81,7 @@ impl World {
     pub fn with_rng(mut rng: SimRng) -> Self {
         let world = Self {
             hosts: Vec::new(),
+            servers: Vec::new(),
             net: Internet::new(rng.fork()),
             machines: BTreeMap::new(),
             schedule: Schedule::default(),
@@ -107,6 +114,31 @@ impl World {
         self.machines.insert(at, Machine::Agent(number));
         self.settle();
         number
+    }
+
+    /// A host with a rendezvous server at a site, which must be public; returns its number.
+    pub fn add_server(&mut self, site: &Site, options: ServerOptions) -> usize {
+        let (number, at, now) = (self.servers.len(), self.net.add_host_at(site), self.now());
+        let rng = self.rng.fork();
+        self.servers.push(ServerHost::new(now, &self.net, at, number, options, rng));
+        self.machines.insert(at, Machine::Server(number));
+        self.settle();
+        number
+    }
+
+    /// The server is gone without a word, until [`World::restart_server`].
+    pub fn kill_server(&mut self, server: usize) {
+        self.servers[server].kill();
+        self.settle();
+    }
+
+    /// Stops a server, if it runs, without a word, and starts it again, a millisecond later, from what it had stored.
+    pub fn restart_server(&mut self, server: usize) {
+        self.kill_server(server);
+        self.advance(RESTART_TIME);
+        let now = self.now();
+        self.servers[server].restart(now);
+        self.settle();
     }
 
     /// The IPv4 transport address of a host, as the host itself knows it.

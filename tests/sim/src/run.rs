@@ -96,7 +96,7 @@ impl World {
         let (now, mut wakeups) = (self.now(), 0);
         for _ in 0..SETTLE_LIMIT {
             for delivery in self.net.deliver_until(self.elapsed) {
-                self.deliver(&delivery);
+                self.deliver(now, &delivery);
             }
             let ready = self.schedule.take_ready(now.time);
             if ready.is_empty() {
@@ -107,13 +107,14 @@ impl World {
         panic!("the hosts never stop talking");
     }
 
-    fn deliver(&mut self, delivery: &Delivery) {
+    fn deliver(&mut self, now: Now, delivery: &Delivery) {
         let mut hasher = DefaultHasher::new();
         let Delivery { at, host, source, destination, bytes } = delivery;
         (self.fingerprint, at, host, source, destination, bytes.len()).hash(&mut hasher);
         self.fingerprint = hasher.finish();
         match self.machines.get(host) {
             Some(Machine::Agent(number)) => self.hosts[*number].datagram_arrived(delivery),
+            Some(Machine::Server(number)) => self.servers[*number].datagram_arrived(now, delivery),
             None => return,
         }
         self.schedule.wake(*host);
@@ -124,10 +125,28 @@ impl World {
         let (wakeups, next) = match machine {
             Machine::Agent(number) => {
                 let host = &mut self.hosts[number];
-                (host.run(now, &mut self.net, &mut self.buffers), host.next_timer())
+                let wakeups = host.run(now, &mut self.net, &mut self.buffers);
+                self.look_up_names(now, number);
+                (wakeups, self.hosts[number].next_timer())
+            }
+            Machine::Server(number) => {
+                let server = &mut self.servers[number];
+                server.run(now, &mut self.net);
+                (0, server.next_timer())
             }
         };
         self.schedule.arm(id, next);
         wakeups
+    }
+
+    /// Resolvers answer at once, but not a host without links.
+    fn look_up_names(&mut self, now: Now, number: usize) {
+        let host = &mut self.hosts[number];
+        for (id, name) in host.take_names() {
+            let is_connected = !self.net.addresses(host.at()).is_empty();
+            let known = self.servers.iter().filter(|_| is_connected).find_map(|server| server.resolve(&name));
+            host.resolved(now, id, known.unwrap_or_default().to_vec());
+            self.schedule.wake(host.at());
+        }
     }
 }

@@ -1,0 +1,95 @@
+//! Agents that cannot reach each other do so with the help of servers.
+
+use std::time::Duration;
+
+use agentnet::api::PathKind;
+use agentnet_sim::net::{LinkConfig, NatKind, SiteOptions};
+use agentnet_sim::{HostOptions, ServerOptions, World};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn access() -> LinkConfig {
+    LinkConfig::with_delay(MS * 10)
+}
+
+/// So many servers, at one public site.
+fn world_with_servers(servers: usize, has_v6: bool) -> World {
+    let mut world = World::new(0);
+    let public = world.net.add_site(&SiteOptions { has_v6, ..SiteOptions::new(NatKind::None, access()) });
+    for _ in 0..servers {
+        world.add_server(&public, ServerOptions::default());
+    }
+    world
+}
+
+/// A host with all the world's servers at a site of its own.
+fn add_client(world: &mut World, kind: NatKind) -> usize {
+    let site = world.net.add_site(&SiteOptions::new(kind, access()));
+    let rendezvous = world.servers.iter().map(|server| server.reference()).collect();
+    world.add_host_at(&site, HostOptions { rendezvous, ..HostOptions::default() })
+}
+
+fn are_connected(world: &World, host: usize) -> bool {
+    let statuses = world.hosts[host].node.rendezvous_statuses();
+    statuses.len() == world.servers.len() && statuses.iter().all(|status| status.state == "connected")
+}
+
+/// Connects to every server, within this time.
+fn connects(world: &mut World, host: usize, limit: Duration) -> Option<Duration> {
+    world.advance_until(limit, |world| are_connected(world, host))
+}
+
+fn path(world: &World, host: usize) -> PathKind {
+    world.hosts[host].node.peer_statuses(world.now())[0].path.kind
+}
+
+/// How long a packet takes, sent once.
+fn carry(world: &mut World, from: usize, to: usize) -> Option<Duration> {
+    let packet = world.packet_between(from, to);
+    world.send(from, &packet);
+    world.advance_until(SECOND * 3, |world| world.hosts[to].take_delivered().contains(&packet))
+}
+
+#[test]
+fn a_client_is_registered_after_three_round_trips_behind_any_nat() {
+    for has_v6 in [false, true] {
+        for kind in NatKind::ALL {
+            let mut world = world_with_servers(2, has_v6);
+            let host = add_client(&mut world, kind);
+            // The server's record, the handshake, the registration.
+            assert_eq!(connects(&mut world, host, SECOND), Some(MS * 120), "{kind:?}");
+            world.advance(SECOND * 3_600);
+            assert!(are_connected(&world, host), "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn clients_find_a_restarted_server_again() {
+    let mut world = world_with_servers(1, false);
+    let host = add_client(&mut world, NatKind::PortRestricted);
+    connects(&mut world, host, SECOND).unwrap();
+    world.restart_server(0);
+    world.advance(SECOND * 60);
+    assert!(are_connected(&world, host));
+    world.kill_server(0);
+    world.advance(SECOND * 600);
+    assert!(!are_connected(&world, host));
+    world.restart_server(0);
+    world.advance(SECOND * 60);
+    assert!(are_connected(&world, host));
+}
+
+#[test]
+fn hosts_behind_the_hardest_nats_meet_over_the_relay() {
+    let mut world = world_with_servers(1, false);
+    let [a, b] = [(); 2].map(|()| add_client(&mut world, NatKind::SymmetricRandom));
+    world.advance(SECOND);
+    world.trust(a, b);
+    world.advance(SECOND * 10);
+    assert_eq!(carry(&mut world, a, b), Some(MS * 40));
+    assert_eq!(carry(&mut world, b, a), Some(MS * 40));
+    assert_eq!((path(&world, a), path(&world, b)), (PathKind::Relayed, PathKind::Relayed));
+    assert!(world.servers[0].counters.relay_frames.get() > 0);
+}
