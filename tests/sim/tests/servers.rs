@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agentnet::api::PathKind;
-use agentnet_sim::net::{LinkConfig, NatKind, SiteOptions};
+use agentnet_sim::net::{LinkConfig, Loss, NatKind, SimRng, SiteOptions};
 use agentnet_sim::{HostOptions, ServerOptions, World};
 
 const MS: Duration = Duration::from_millis(1);
@@ -92,4 +92,35 @@ fn hosts_behind_the_hardest_nats_meet_over_the_relay() {
     assert_eq!(carry(&mut world, b, a), Some(MS * 40));
     assert_eq!((path(&world, a), path(&world, b)), (PathKind::Relayed, PathKind::Relayed));
     assert!(world.servers[0].counters.relay_frames.get() > 0);
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let run = |seed| {
+        let mut world = World::with_rng(SimRng::from_seed(seed));
+        let faulty = LinkConfig { jitter: MS * 5, loss: Loss::Independent(0.05), ..access() };
+        let public = world.net.add_site(&SiteOptions { has_v6: true, ..SiteOptions::new(NatKind::None, faulty) });
+        for _ in 0..2 {
+            world.add_server(&public, ServerOptions::default());
+        }
+        let hosts = NatKind::ALL.map(|kind| add_client(&mut world, kind));
+        world.advance(SECOND * 5);
+        for peer in &hosts[1..] {
+            world.trust(hosts[0], *peer);
+        }
+        for round in 0..120 {
+            let packet = world.packet_between(hosts[0], hosts[1 + round % 6]);
+            world.send(hosts[0], &packet);
+            world.advance(SECOND);
+            match round {
+                20 => world.restart_server(0),
+                50 => world.restart(hosts[5]),
+                _ => {}
+            }
+        }
+        (world.fingerprint(), world.elapsed(), world.net.drops().clone())
+    };
+    let first = run(7);
+    assert_eq!(first, run(7));
+    assert_ne!(first.0, run(8).0);
 }
