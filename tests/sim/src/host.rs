@@ -228,7 +228,9 @@ impl Host {
             return;
         }
         let Buffers { from_program, to_program, sealed, .. } = buffers;
-        (from_program.clear(), to_program.clear(), sealed.clear());
+        from_program.clear();
+        to_program.clear();
+        sealed.clear();
         from_program.free_space()[..packet.len()].copy_from_slice(packet);
         from_program.commit(VnetHeader::default(), packet.len());
         self.outbound.process(now.time, &self.fib, from_program, 0, sealed, to_program, &mut self.queues);
