@@ -55,6 +55,8 @@ counters! {
     drop_out_probe,
     /// Datagrams of no known kind.
     drop_in_unknown_kind,
+    /// STUN messages that answer nothing this agent asked.
+    drop_in_stun,
     /// WireGuard data for an index this agent did not hand out.
     drop_in_unknown_index,
     /// WireGuard data that failed to authenticate, was replayed or belongs to no session.

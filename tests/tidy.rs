@@ -27,8 +27,7 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[];
 /// layer as long as that makes no circle.
 const LAYERS: &[&[&str]] = &[
     &["identity", "wire", "time", "metrics"],
-    &["tunnel", "path", "relay", "directory", "trust", "policy", "api", "config", "audit", "dns"],
-    ["tunnel", "path", "relay", "directory", "trust", "policy", "limits", "api", "config", "audit", "dns"],
+    &["tunnel", "path", "relay", "directory", "trust", "policy", "limits", "api", "config", "audit", "dns"],
     &["rendezvous"],
     &["node", "forwarding"],
     &["daemon"],

@@ -226,3 +226,18 @@ fn ipv6_switched_off_leaves_ipv4() {
         assert_eq!(receive(&a, 1)[0].data, b"y");
     });
 }
+
+#[test]
+fn sockets_on_one_address_take_no_other() {
+    let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
+    let sockets = UdpSockets::bind_on(&[loopback], &options(0)).unwrap();
+    assert!(sockets.has_v4() && !sockets.has_v6());
+    // Another address of the host has the port to itself, and what it is sent does not come here.
+    let other = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), sockets.port())).unwrap();
+    other.send_to(b"elsewhere", other.local_addr().unwrap()).unwrap();
+    other.send_to(b"here", (loopback, sockets.port())).unwrap();
+    let received = receive(&sockets, 1);
+    assert_eq!((received[0].data.as_slice(), received[0].destination_ip), (&b"here"[..], Some(loopback)));
+    let foreign: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
+    assert!(matches!(UdpSockets::bind_on(&[foreign], &options(0)), Err(UdpError::NoFamily)));
+}

@@ -66,8 +66,9 @@ pub(super) struct EventLoop {
     /// Why the disk did not take the last change.
     store_error: Option<String>,
     store_retry: Option<Time>,
-    pings: HashMap<u64, Answer>,
-    next_ping: u64,
+    /// Callers whose answer comes as an event, by token.
+    waiting: HashMap<u64, Answer>,
+    next_token: u64,
 }
 
 /// Why the loop ends.
@@ -87,8 +88,8 @@ impl EventLoop {
             started_at: now().time,
             store_error: None,
             store_retry: None,
-            pings: HashMap::new(),
-            next_ping: 0,
+            waiting: HashMap::new(),
+            next_token: 0,
         }
     }
 
@@ -226,10 +227,9 @@ impl EventLoop {
                     }
                 }
                 Output::Event(Event::Ping { token, result }) => {
-                    if let Some(answer) = self.pings.remove(&token) {
-                        let _ = answer.send(result.and_then(|reply| to_value(&reply)));
-                    }
+                    self.answer_later(token, result.and_then(|reply| to_value(&reply)));
                 }
+                Output::Event(Event::Netcheck { token, document }) => self.answer_later(token, to_value(&document)),
                 Output::Resolve { server, host } => self.resolver.resolve(server, host),
                 Output::Store(..) | Output::StoreSequence(_) | Output::Fib(_) => {}
             }
@@ -269,6 +269,7 @@ impl EventLoop {
             Ask::TrustReject(peer) => self.command(now, Command::TrustReject(peer)),
             Ask::TrustRevoke(peer) => self.command(now, Command::TrustRevoke(peer)),
             Ask::Ping(request) => return self.ping(now, request, answer),
+            Ask::Netcheck => return self.command_later(now, answer, |token| Command::Netcheck { token }),
             Ask::Down => Ok(Value::Null),
         };
         // The caller may have gone.
@@ -293,16 +294,27 @@ impl EventLoop {
     }
 
     fn ping(&mut self, now: Now, request: PingRequest, answer: Answer) {
-        let token = self.next_ping;
-        self.next_ping = self.next_ping.wrapping_add(1);
         let timeout = Duration::from_millis(request.timeout_ms).min(MAX_PING_TIMEOUT);
-        match self.node.command(now, Command::Ping { token, peer: request.peer, timeout }) {
+        self.command_later(now, answer, |token| Command::Ping { token, peer: request.peer, timeout });
+    }
+
+    /// A command whose answer is an event.
+    fn command_later(&mut self, now: Now, answer: Answer, command: impl FnOnce(u64) -> Command) {
+        let token = self.next_token;
+        self.next_token = self.next_token.wrapping_add(1);
+        match self.node.command(now, command(token)) {
             Ok(_) => {
-                self.pings.insert(token, answer);
+                self.waiting.insert(token, answer);
             }
             Err(error) => {
                 let _ = answer.send(Err(error));
             }
+        }
+    }
+
+    fn answer_later(&mut self, token: u64, result: Result<Value, Error>) {
+        if let Some(answer) = self.waiting.remove(&token) {
+            let _ = answer.send(result);
         }
     }
 

@@ -244,8 +244,9 @@ impl Inbound {
             DatagramKind::Introduction if data.len() <= MAX_INTRODUCTION_LEN => notices.stranger(datagram()),
             DatagramKind::Introduction => return self.counters.drop_introduction_invalid.increment(),
             DatagramKind::RecordAnswer => notices.stranger(datagram()),
-            DatagramKind::Stun
-            | DatagramKind::Relay
+            DatagramKind::Stun if fib.is_stun_source(path.endpoint) => notices.stranger(datagram()),
+            DatagramKind::Stun => return self.counters.drop_in_stun.increment(),
+            DatagramKind::Relay
             | DatagramKind::RecordRequest
             | DatagramKind::Unknown
             | DatagramKind::WireguardData { .. } => {

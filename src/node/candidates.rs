@@ -29,7 +29,7 @@ impl Node {
         let hosts = self.local_addresses.iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(*ip, self.port));
         let mut all: Vec<Candidate> = hosts.map(|address| Candidate { kind: CandidateKind::Host, address }).collect();
         let seen = self.servers.values().filter_map(super::servers::Server::observed);
-        for address in seen {
+        for address in seen.chain(self.mapped_addresses()) {
             if all.len() < MAX_PATH_CANDIDATES && !all.iter().any(|known| known.address == address) {
                 all.push(Candidate { kind: CandidateKind::ServerReflexive, address });
             }
@@ -44,6 +44,9 @@ impl Node {
 
     /// How this agent's NATs map, as far as its servers show.
     fn own_mapping(&self) -> Mapping {
+        if let Some(measured) = self.gather.report().mapping {
+            return measured;
+        }
         let seen: Vec<SocketAddr> =
             self.servers.values().filter_map(super::servers::Server::observed).filter(SocketAddr::is_ipv4).collect();
         match seen.as_slice() {

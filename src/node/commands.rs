@@ -36,6 +36,11 @@ pub enum Command {
         /// When to give up.
         timeout: Duration,
     },
+    /// Find out how this host looks from outside; answered by [`Event::Netcheck`] within five seconds.
+    Netcheck {
+        /// Chosen by the caller, unique among those unanswered.
+        token: u64,
+    },
 }
 
 /// The answer to a [`Command`].
@@ -68,6 +73,7 @@ impl Node {
             Command::TrustReject(peer) => self.trust_reject(now, &peer),
             Command::TrustRevoke(peer) => self.trust_revoke(now, &peer),
             Command::Ping { token, peer, timeout } => self.ping(now, token, &peer, timeout),
+            Command::Netcheck { token } => self.netcheck(now, token),
         }
     }
 

@@ -23,6 +23,7 @@ impl Node {
             DatagramKind::WireguardCookie => self.handle_cookie(&datagram.data),
             DatagramKind::Introduction => self.handle_introduction(now, datagram),
             DatagramKind::RecordAnswer => self.handle_record_answer(now, datagram),
+            DatagramKind::Stun => self.stun_received(now, datagram),
             _ => self.counters.drop_in_unknown_kind.increment(),
         }
     }

@@ -18,6 +18,8 @@ pub const MAX_SERVER_ADDRESSES: usize = 8;
 pub const MAX_RELAYS: usize = 8;
 /// Echo requests waiting for their answer at once, over all local callers.
 pub const MAX_PINGS: usize = 256;
+/// Callers that wait for a check of the network at once: they all get the same answer.
+pub const MAX_NETCHECKS: usize = 64;
 
 /// Handshake initiations from unknown addresses. Each costs two Diffie-Hellman operations, about 100 us: 100 a second
 /// are 1 % of a core.

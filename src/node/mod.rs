@@ -14,7 +14,7 @@
 //!
 //! The life of one peer is `peer`. Handshakes with it are in `handshake`, first contact in `introduction`, messages
 //! inside the session in `control`, its paths in `paths`, `relays` and `candidates`. Sessions with rendezvous servers are
-//! in `servers`. What users ask for is in `commands`, what they are told in `report`.
+//! in `servers`, how this host looks from outside in `netcheck`. What users ask for is in `commands`, what they are told in `report`.
 
 mod candidates;
 mod commands;
@@ -22,6 +22,7 @@ mod control;
 mod handshake;
 mod introduction;
 pub mod limits;
+mod netcheck;
 mod paths;
 mod peer;
 mod relays;
@@ -44,6 +45,7 @@ use crate::identity::{
     TunnelSecret, VersionRange, overlay_ipv6,
 };
 use crate::metrics::Counters;
+use crate::path::Gather;
 use crate::time::{Now, Time};
 use crate::tunnel::IndexTable;
 
@@ -153,6 +155,13 @@ pub enum Event {
         /// The answer.
         result: Result<crate::api::PingReply, crate::api::Error>,
     },
+    /// The network was checked.
+    Netcheck {
+        /// The number given with [`Command::Netcheck`].
+        token: u64,
+        /// What was found out.
+        document: Box<crate::api::Netcheck>,
+    },
 }
 
 /// The control plane of one agent. See the [module](self) for how to drive it.
@@ -175,6 +184,11 @@ pub struct Node {
     indices: IndexTable<AgentId>,
     timers: Timers,
     pings: HashMap<u64, commands::PendingPing>,
+    gather: Gather,
+    /// Where its answers come from, as packet threads know it.
+    stun_sources: Vec<SocketAddr>,
+    /// Who waits for a check of the network.
+    netchecks: Vec<u64>,
     initiations: RateLimiter,
     known_initiations: RateLimiter,
     introductions: RateLimiter,
@@ -195,6 +209,8 @@ impl Node {
     pub fn new(now: Now, config: NodeConfig) -> Result<Self, crate::identity::RecordError> {
         let id = config.identity.id();
         let record = make_record(now, &config, id, config.record_sequence)?;
+        let mut gather = Gather::new(config.port);
+        gather.set_local_addresses(&config.local_addresses);
         let mut node = Self {
             id,
             ipv6: overlay_ipv6(&id),
@@ -213,6 +229,9 @@ impl Node {
             indices: IndexTable::new(),
             timers: Timers::default(),
             pings: HashMap::new(),
+            gather,
+            stun_sources: Vec::new(),
+            netchecks: Vec::new(),
             initiations: RateLimiter::new(INITIATION_RATES),
             known_initiations: RateLimiter::new(KNOWN_INITIATION_RATES),
             introductions: RateLimiter::new(INTRODUCTION_RATES),
@@ -314,6 +333,8 @@ impl Node {
             TimerKind::Introduction(peer) => self.introduction_timer(now, peer),
             TimerKind::Trust(peer) => self.trust_changed(now, peer),
             TimerKind::Ping(token) => self.ping_expired(token),
+            TimerKind::Gather => self.gather_timer(now),
+            TimerKind::Netcheck => self.finish_netchecks(),
             TimerKind::RecordRenewal => self.renew_record(now),
         }
     }
@@ -330,6 +351,7 @@ impl Node {
     fn handle_network_change(&mut self, now: Now) {
         // First the servers: what goes through a relay passes only when it knows where this agent is.
         self.refresh_servers(now);
+        self.measure_again(now);
         self.own_candidates_changed(now);
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             self.network_changed_for(now, id);
@@ -362,7 +384,9 @@ impl Node {
         let entries = self.peers.values().filter_map(Peer::fib_entry);
         let entries = entries.chain(self.servers.values().filter_map(Server::fib_entry));
         let relays = self.servers.values().flat_map(Server::relay_addresses);
-        Fib::new(self.ipv6, own_ipv4, range, entries).with_relays(relays)
+        Fib::new(self.ipv6, own_ipv4, range, entries)
+            .with_relays(relays)
+            .with_stun_sources(self.stun_sources.iter().copied())
     }
 }
 

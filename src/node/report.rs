@@ -11,7 +11,7 @@ use crate::api::{
     Verdict, Why, WhyStep,
 };
 use crate::identity::Ticket;
-use crate::path::{PathState, Route};
+use crate::path::{PathLoss, PathState, Route};
 use crate::time::{Now, Time};
 use crate::trust::Theirs;
 use crate::wire::control::IntroducedStatus;
@@ -141,6 +141,9 @@ impl Node {
             let path = path_status(now, peer, self.mtu);
             let rtt = path.rtt_ms.map_or_else(String::new, |rtt| format!(", {rtt:.2} ms"));
             let since = link.path_since.map(|at| self.at_ms(at));
+            if let Some(loss) = link.paths.last_loss() {
+                steps.push(loss_step(self, now, &loss));
+            }
             if let Some(via) = path.via {
                 let (code, hint) = why_relayed(now, link);
                 steps.push(step("path", true, format!("through the relay of {}{rtt}", via.short()), since));
@@ -211,6 +214,29 @@ fn why_relayed(now: Now, link: &Link) -> (&'static str, &'static str) {
     }
 }
 
+/// A path that died is named, with the gap it left.
+fn loss_step(node: &Node, now: Now, loss: &PathLoss) -> WhyStep {
+    let way = route_text(loss.route);
+    let ago = now.time.since(loss.since).as_secs();
+    let gap = match loss.gap {
+        Some(gap) => format!("{:.1} s later another path took over", gap.as_secs_f64()),
+        None => "no other path answers yet".to_owned(),
+    };
+    step(
+        "path",
+        loss.gap.is_some(),
+        format!("{way} stopped answering {ago} s ago; {gap}"),
+        Some(node.at_ms(loss.since)),
+    )
+}
+
+fn route_text(route: Route) -> String {
+    match route {
+        Route::Direct(address) => address.to_string(),
+        Route::Relayed(server) => format!("relay {}", server.short()),
+    }
+}
+
 fn servers_step(servers: &[RendezvousStatus]) -> WhyStep {
     let ok = servers.iter().any(|server| server.state == "connected");
     let texts = servers.iter().map(|server| format!("{} {}", server.address, server.state));
@@ -269,10 +295,7 @@ fn trust_detail(now: Now, peer: &Peer, state: TrustState) -> String {
 fn probe_step(link: &Link) -> WhyStep {
     let (mut answering, mut silent) = (Vec::new(), Vec::new());
     for path in link.paths.report() {
-        let way = match path.candidate.route {
-            Route::Direct(address) => address.to_string(),
-            Route::Relayed(server) => format!("relay {}", server.short()),
-        };
+        let way = route_text(path.candidate.route);
         match (path.state, path.rtt) {
             (PathState::Working, Some(rtt)) => answering.push(format!("{way} in {:.2} ms", rtt.as_secs_f64() * 1000.0)),
             _ => silent.push(way),

@@ -20,6 +20,7 @@ use crate::api::RendezvousStatus;
 use crate::forwarding::{FibPeer, PeerPath, SharedPeer, StrangerDatagram};
 use crate::identity::{AgentId, RendezvousRef, SignedRecord, TunnelPublic, overlay_ipv6};
 use crate::limits::Bucket;
+use crate::path::StunServer;
 use crate::time::{Now, Time};
 use crate::tunnel::{CONTROL_OUTPUT_LEN, Tunnel, TunnelIndex, sealed_len};
 use crate::wire::control::{ControlMessage, ControlPacket, RendezvousMessage};
@@ -117,6 +118,12 @@ impl Server {
         link.shared.path.load().as_ref().map(|path| path.endpoint)
     }
 
+    /// Where to ask it by STUN; of a peer's server only `if_borrowed`.
+    pub(super) fn stun(&self, if_borrowed: bool) -> Option<StunServer> {
+        let may = self.borrowed.is_some() == if_borrowed && !self.addresses.is_empty();
+        may.then(|| StunServer { id: self.id, addresses: self.addresses.clone() })
+    }
+
     /// Where it sees this agent.
     pub(super) fn observed(&self) -> Option<SocketAddr> {
         self.link.as_ref()?.observed
@@ -177,12 +184,14 @@ impl Node {
         }
         self.servers.insert(id, Server::new(reference, borrowed));
         self.server_timer(now, id);
+        self.stun_servers_changed(now);
     }
 
     fn drop_server(&mut self, now: Now, id: AgentId) {
         self.unlink_server(now, id);
         self.servers.remove(&id);
         self.timers.set(TimerKind::Server(id), None);
+        self.stun_servers_changed(now);
     }
 
     /// The shell resolved a server's name.
@@ -196,6 +205,7 @@ impl Node {
         server.tries = 0;
         self.fib_changed = true;
         self.server_timer(now, id);
+        self.stun_servers_changed(now);
     }
 
     /// The network may have changed: every server is to see it at once, by whichever address works now.

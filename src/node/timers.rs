@@ -24,6 +24,10 @@ pub enum TimerKind {
     Trust(AgentId),
     /// An echo stays unanswered.
     Ping(u64),
+    /// Questions about how this host looks from outside.
+    Gather,
+    /// Whoever waits for a check of the network has waited long enough.
+    Netcheck,
     /// This agent's own record is to be renewed.
     RecordRenewal,
 }

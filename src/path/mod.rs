@@ -1,4 +1,5 @@
-//! Which way packets to one peer take, out of all the ways there may be.
+//! Which way packets to one peer take, out of all the ways there may be; and, in [`Gather`], how this host looks from
+//! outside.
 //!
 //! A [`PathSet`] holds the remote candidates of one peer, probes them inside the session, and names one of them the
 //! *primary* path. Being inside the session, a probe that is answered proves both that the path works both ways and that
@@ -19,8 +20,14 @@
 //! - An idle peer costs nothing: without traffic there are no probes and no timers.
 
 mod candidate;
+mod gather;
+mod loss;
+mod net_report;
 mod score;
 mod set;
 
 pub use candidate::{Candidate, CandidateKind, Route};
+pub use gather::{Gather, MAX_SERVERS, Output as GatherOutput, StunServer};
+pub use loss::PathLoss;
+pub use net_report::{Filtering, MappingBasis, NetReport, ServerReport, ServerState};
 pub use set::{Output, PathReport, PathSet, PathState};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand_core::CryptoRng;
 
 use super::candidate::{Candidate, CandidateKind, Route};
+use super::loss::PathLoss;
 use super::score::Quality;
 use crate::time::Time;
 
@@ -104,12 +105,16 @@ pub struct PathSet {
     unanswered: Option<Time>,
     /// When the primary path was asked to prove itself.
     doubted: Option<Time>,
+    /// The first sign that made it doubted.
+    silent_since: Time,
     /// The doubt was said.
     doubt_said: bool,
     /// Packets take a relay until the primary path has proved itself again.
     resting: bool,
     /// No path answered; said once, until one does.
     lost: bool,
+    /// The last time the primary path died.
+    loss: Option<PathLoss>,
     /// When a doubt last had every path probed.
     rescued: Option<Time>,
     outputs: VecDeque<Output>,
@@ -140,7 +145,9 @@ impl PathSet {
             wanted: None,
             unanswered: None,
             doubted: None,
+            silent_since: Time::ZERO,
             rescued: None,
+            loss: None,
             doubt_said: false,
             resting: false,
             lost: false,
@@ -158,6 +165,12 @@ impl PathSet {
     #[must_use]
     pub fn primary_rtt(&self) -> Option<Duration> {
         self.paths.iter().find(|path| Some(path.candidate.route) == self.primary)?.rtt
+    }
+
+    /// The last time the primary path died.
+    #[must_use]
+    pub fn last_loss(&self) -> Option<PathLoss> {
+        self.loss
     }
 
     /// Every path, for people.
@@ -233,7 +246,7 @@ impl PathSet {
         self.add_candidates(now, [Candidate { kind: CandidateKind::PeerReflexive, route }]);
         if self.primary.is_none() {
             // Better than nothing, until a probe has proved something.
-            self.choose(route);
+            self.choose(now, route);
         }
     }
 
@@ -241,7 +254,7 @@ impl PathSet {
     pub fn handshake_heard(&mut self, now: Time, route: Route) {
         self.packet_received(now, route);
         if self.primary.is_none_or(|primary| self.quality(now, primary).is_none()) {
-            self.choose(route);
+            self.choose(now, route);
         }
     }
 
@@ -398,6 +411,7 @@ impl PathSet {
 
     fn begin_doubt(&mut self, now: Time) {
         self.doubted = Some(now);
+        self.silent_since = self.unanswered.unwrap_or(now);
         self.doubt_said = false;
         // Mostly paths that worked: traffic in one direction draws nothing either, and must not cost a probe of every
         // candidate twice a second.
@@ -412,6 +426,9 @@ impl PathSet {
 
     fn give_up_primary(&mut self, now: Time, asked: Time) {
         self.doubted = None;
+        if let Some(route) = self.primary {
+            self.loss = Some(PathLoss::new(route, self.silent_since));
+        }
         self.unanswered = None;
         for path in &mut self.paths {
             let answered = path.answered.is_some_and(|at| at >= asked);
@@ -421,7 +438,7 @@ impl PathSet {
             }
         }
         match self.best(now) {
-            Some(route) => self.choose(route),
+            Some(route) => self.choose(now, route),
             None => {
                 self.lost = true;
                 self.outputs.push_back(Output::Lost);
@@ -435,11 +452,14 @@ impl PathSet {
         let current = self.primary.and_then(|route| self.quality(now, route));
         let Some(best) = self.best(now).and_then(|route| self.quality(now, route)) else { return };
         if current.is_none_or(|current| best.replaces(current)) {
-            self.choose(best.route);
+            self.choose(now, best.route);
         }
     }
 
-    fn choose(&mut self, route: Route) {
+    fn choose(&mut self, now: Time, route: Route) {
+        if let Some(loss) = &mut self.loss {
+            loss.end(now);
+        }
         if self.primary != Some(route) || self.resting {
             self.primary = Some(route);
             self.resting = false;

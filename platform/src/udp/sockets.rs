@@ -48,10 +48,19 @@ impl UdpSockets {
     /// # Errors
     /// See [`UdpError`]. A port that is taken in one family is an error even if the other is free.
     pub fn bind(options: &UdpOptions) -> Result<Self, UdpError> {
+        Self::bind_on(&[Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()], options)
+    }
+
+    /// The same on these addresses instead of all, the first of each family. A family without one is left out, and so
+    /// is an address this host does not have.
+    ///
+    /// # Errors
+    /// As [`UdpSockets::bind`].
+    pub fn bind_on(ips: &[IpAddr], options: &UdpOptions) -> Result<Self, UdpError> {
         let tries = if options.port == 0 { PORT_TRIES } else { 1 };
         let mut result = Err(UdpError::NoFamily);
         for _ in 0..tries {
-            result = Self::bind_once(options);
+            result = Self::bind_once(ips, options);
             if !matches!(result, Err(UdpError::PortInUse(_))) {
                 break;
             }
@@ -59,10 +68,11 @@ impl UdpSockets {
         result
     }
 
-    fn bind_once(options: &UdpOptions) -> Result<Self, UdpError> {
+    fn bind_once(ips: &[IpAddr], options: &UdpOptions) -> Result<Self, UdpError> {
         let mut port = options.port;
-        let v4 = bind_family(options.v4, Ipv4Addr::UNSPECIFIED.into(), &mut port, options)?;
-        let v6 = bind_family(options.v6, Ipv6Addr::UNSPECIFIED.into(), &mut port, options)?;
+        let first = |wanted: bool, v4: bool| ips.iter().copied().find(|ip| wanted && ip.is_ipv4() == v4);
+        let v4 = bind_family(first(options.v4, true), &mut port, options)?;
+        let v6 = bind_family(first(options.v6, false), &mut port, options)?;
         if v4.is_none() && v6.is_none() {
             return Err(UdpError::NoFamily);
         }
@@ -259,10 +269,8 @@ impl Patience {
 }
 
 /// Binds one family on `port` (0: any, then `port` becomes what was given). `None`: not wanted or not on this host.
-fn bind_family(wanted: bool, ip: IpAddr, port: &mut u16, options: &UdpOptions) -> Result<Option<Bound>, UdpError> {
-    if !wanted {
-        return Ok(None);
-    }
+fn bind_family(ip: Option<IpAddr>, port: &mut u16, options: &UdpOptions) -> Result<Option<Bound>, UdpError> {
+    let Some(ip) = ip else { return Ok(None) };
     match open(SocketAddr::new(ip, *port), options) {
         Ok((bound, bound_port)) => {
             *port = bound_port;

@@ -302,4 +302,7 @@ fn a_doubt_that_a_probe_does_not_settle_is_said_once() {
     bench.change(near, None);
     bench.run(MS * 1_000, Some(MS * 50));
     assert_eq!((bench.doubts, bench.set.primary()), (1, Some(relay())));
+    let loss = bench.set.last_loss().unwrap();
+    assert_eq!(loss.route, near);
+    assert!(loss.gap.is_some_and(|gap| (MS * 400..MS * 1_000).contains(&gap)), "{loss:?}");
 }
