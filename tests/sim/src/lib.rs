@@ -1,10 +1,11 @@
 //! Agents in virtual time. Each [`Host`] is the real control plane and the real data plane over a device that lives in
-//! memory and a place in a simulated [internet](net). Nothing sleeps, and a run with the same seed is the same run.
+//! memory and a place in a simulated [internet](net); each [`ServerHost`] is a real rendezvous server in such a place.
+//! Nothing sleeps, and a run with the same seed is the same run.
 //!
 //! ```text
 //!   host 0 ── open site ────┐
-//!   host 1 ── open site ────┤           sites: public or behind NATs, with or without IPv6,
-//!   host 2 ── home NAT ─────┼── core    their links with delay, loss and limits
+//!   host 1 ── home NAT ─────┤           sites: public or behind NATs, with or without IPv6,
+//!   server 0 ── open site ──┼── core    their links with delay, loss and limits
 //!   outsider ── open site ──┘
 //! ```
 //!
@@ -255,15 +256,20 @@ impl World {
         list.peers.iter().find(|peer| peer.id == id).map_or(TrustState::None, |peer| peer.trust)
     }
 
-    /// A program on `from` sends a UDP packet to the other host's IPv6 address; returns whether it came out there as it
-    /// went in, at once.
-    pub fn carries_ipv6(&mut self, from: usize, to: usize) -> bool {
+    /// A program on `from` sends one UDP packet to the other host's IPv6 address. How long it took to come out there as
+    /// it went in; nothing if longer than `limit`.
+    pub fn carry(&mut self, from: usize, to: usize, limit: Duration) -> Option<Duration> {
         let packet = self.packet_between(from, to);
         self.send(from, &packet);
-        self.hosts[to].take_delivered().contains(&packet)
+        self.advance_until(limit, |world| world.hosts[to].take_delivered().contains(&packet))
     }
 
-    /// The same over this host's IPv4 alias for the other; what comes out has the other host's aliases.
+    /// Whether such a packet comes out at once.
+    pub fn carries_ipv6(&mut self, from: usize, to: usize) -> bool {
+        self.carry(from, to, Duration::ZERO).is_some()
+    }
+
+    /// The same over the sender's IPv4 alias for the other; what comes out has the other host's aliases.
     pub fn carries_ipv4(&mut self, from: usize, to: usize) -> bool {
         let (a, b) = (self.hosts[from].node.id(), self.hosts[to].node.id());
         let Some(destination) = self.hosts[from].alias_of(self.now(), b) else { return false };
@@ -275,7 +281,7 @@ impl World {
         self.hosts[to].take_delivered().contains(&expected)
     }
 
-    /// What a program on `from` sends to the other host's IPv6 address in [`World::carries_ipv6`].
+    /// What a program on `from` sends in [`World::carry`].
     pub fn packet_between(&self, from: usize, to: usize) -> Vec<u8> {
         let (source, destination) = (self.hosts[from].node.ipv6(), self.hosts[to].node.ipv6());
         packet::udp(source.into(), destination.into(), 1000, 2000, b"payload")

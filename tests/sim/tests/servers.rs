@@ -44,13 +44,6 @@ fn path(world: &World, host: usize) -> PathKind {
     world.hosts[host].node.peer_statuses(world.now())[0].path.kind
 }
 
-/// How long a packet takes, sent once.
-fn carry(world: &mut World, from: usize, to: usize) -> Option<Duration> {
-    let packet = world.packet_between(from, to);
-    world.send(from, &packet);
-    world.advance_until(SECOND * 3, |world| world.hosts[to].take_delivered().contains(&packet))
-}
-
 #[test]
 fn a_client_is_registered_after_three_round_trips_behind_any_nat() {
     for has_v6 in [false, true] {
@@ -88,8 +81,8 @@ fn hosts_behind_the_hardest_nats_meet_over_the_relay() {
     world.advance(SECOND);
     world.trust(a, b);
     world.advance(SECOND * 10);
-    assert_eq!(carry(&mut world, a, b), Some(MS * 40));
-    assert_eq!(carry(&mut world, b, a), Some(MS * 40));
+    assert_eq!(world.carry(a, b, SECOND * 3), Some(MS * 40));
+    assert_eq!(world.carry(b, a, SECOND * 3), Some(MS * 40));
     assert_eq!((path(&world, a), path(&world, b)), (PathKind::Relayed, PathKind::Relayed));
     assert!(world.servers[0].counters.relay_frames.get() > 0);
 }

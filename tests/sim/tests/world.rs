@@ -26,13 +26,6 @@ fn access() -> LinkConfig {
     LinkConfig::with_delay(MS * 10)
 }
 
-/// How long a packet takes, sent once.
-fn carry(world: &mut World, from: usize, to: usize) -> Option<Duration> {
-    let packet = world.packet_between(from, to);
-    world.send(from, &packet);
-    world.advance_until(SECOND * 3, |world| world.hosts[to].take_delivered().contains(&packet))
-}
-
 /// How long it takes until one of many packets, 10 ms apart, arrives.
 fn comes_through(world: &mut World, from: usize, to: usize) -> Option<Duration> {
     let (packet, start) = (world.packet_between(from, to), world.elapsed());
@@ -46,11 +39,11 @@ fn comes_through(world: &mut World, from: usize, to: usize) -> Option<Duration> 
 #[test]
 fn packets_take_the_time_of_their_links() {
     let (mut world, _) = home_and_public(NatKind::PortRestricted);
-    assert_eq!(carry(&mut world, 0, 1), Some(MS * 20));
-    assert_eq!(carry(&mut world, 1, 0), Some(MS * 20));
+    assert_eq!(world.carry(0, 1, SECOND * 3), Some(MS * 20));
+    assert_eq!(world.carry(1, 0, SECOND * 3), Some(MS * 20));
     // The first packet after a long pause waits for a handshake: a round trip more.
     world.advance(SECOND * 600);
-    assert_eq!(carry(&mut world, 1, 0), Some(MS * 60));
+    assert_eq!(world.carry(1, 0, SECOND * 3), Some(MS * 60));
 }
 
 #[test]
@@ -97,9 +90,9 @@ fn a_host_that_moves_is_followed() {
 #[test]
 fn a_nat_that_reboots_is_passed_again() {
     let (mut world, home) = home_and_public(NatKind::PortRestricted);
-    assert!(carry(&mut world, 0, 1).is_some());
+    assert!(world.carry(0, 1, SECOND * 3).is_some());
     world.net.reboot(home.boxes[0], None);
-    assert_eq!(carry(&mut world, 0, 1), None, "the old mapping is gone");
+    assert_eq!(world.carry(0, 1, SECOND * 3), None, "the old mapping is gone");
     assert!(comes_through(&mut world, 1, 0).is_some());
     assert!(comes_through(&mut world, 0, 1).is_some());
 }
@@ -110,7 +103,7 @@ fn a_host_without_links_is_alone_until_they_are_back() {
     let own = world.address(1);
     world.disconnect(1);
     assert!(world.net.addresses(world.hosts[1].at()).is_empty());
-    assert_eq!((carry(&mut world, 0, 1), carry(&mut world, 1, 0)), (None, None));
+    assert_eq!((world.carry(0, 1, SECOND * 3), world.carry(1, 0, SECOND * 3)), (None, None));
     assert!(world.net.drops().of(DropReason::NoRoute) > 0);
     world.reconnect(1);
     assert_eq!(world.address(1), own);
@@ -122,13 +115,13 @@ fn a_killed_agent_says_and_hears_nothing_until_it_is_started() {
     let (mut world, _) = home_and_public(NatKind::None);
     world.kill(1);
     world.hosts[1].sent.clear();
-    assert_eq!((carry(&mut world, 0, 1), carry(&mut world, 1, 0)), (None, None));
+    assert_eq!((world.carry(0, 1, SECOND * 3), world.carry(1, 0, SECOND * 3)), (None, None));
     world.advance(SECOND * 600);
     assert!(!world.hosts[1].is_alive() && world.hosts[1].sent.is_empty());
     world.restart(1);
     world.advance(MS * 100);
     assert_eq!(world.hosts[0].node.peer_statuses(world.now())[0].path.kind, PathKind::Direct);
-    assert_eq!((carry(&mut world, 0, 1), carry(&mut world, 1, 0)), (Some(MS * 20), Some(MS * 20)));
+    assert_eq!((world.carry(0, 1, SECOND * 3), world.carry(1, 0, SECOND * 3)), (Some(MS * 20), Some(MS * 20)));
 }
 
 /// The session library puts the wall clock into its handshakes, and a peer takes none that is older than the last.
@@ -137,10 +130,10 @@ fn a_killed_agent_says_and_hears_nothing_until_it_is_started() {
 fn a_restarted_agent_begins_handshakes_itself() {
     let (mut world, _) = home_and_public(NatKind::SymmetricRandom);
     world.advance(SECOND * 3_600);
-    assert!(carry(&mut world, 1, 0).is_some());
+    assert!(world.carry(1, 0, SECOND * 3).is_some());
     world.advance(SECOND * 600);
     world.restart(1);
-    assert_eq!(carry(&mut world, 1, 0), Some(MS * 60));
+    assert_eq!(world.carry(1, 0, SECOND * 3), Some(MS * 60));
     assert_eq!(world.hosts[0].counters.drop_handshake_replay.get(), 0);
 }
 
