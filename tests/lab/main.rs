@@ -18,6 +18,7 @@ mod layouts;
 mod leftovers;
 mod matrix;
 mod restart;
+mod roaming;
 mod several_agents;
 mod ssh_grpc;
 mod state;
