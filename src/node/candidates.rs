@@ -129,7 +129,7 @@ impl Node {
         link.paths.candidates_received(now.time, candidates.iter().filter_map(to_try));
         peer.note_candidates(candidates.iter().filter(|candidate| to_try(candidate).is_some()).map(|c| c.address));
         self.store(id);
-        self.peer_told(now, id, moved);
+        self.search_may_help(now, id, moved);
         self.carry_out_paths(now, id);
     }
 }

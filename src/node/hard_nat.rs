@@ -72,8 +72,8 @@ impl Node {
         Plan::new(self.own_mapping(), link.search.theirs)
     }
 
-    /// The peer said where it is. That may be because it begins a search.
-    pub(super) fn peer_told(&mut self, now: Now, id: AgentId, moved: bool) {
+    /// The peer said where it is, perhaps because it begins a search; or something about this side's network changed.
+    pub(super) fn search_may_help(&mut self, now: Now, id: AgentId, moved: bool) {
         let Some(link) = self.link_mut(id) else { return };
         link.search.machine.may_have_changed(now.time, moved);
         self.carry_out_search(now, id);
@@ -172,11 +172,10 @@ impl Node {
     /// When the next search for this peer is due.
     fn search_due(&mut self, now: Now, id: AgentId) -> Option<Time> {
         let link = self.peers.get(&id)?.link.as_ref()?;
-        let plan = self.search_plan(link);
-        let can_help = plan.is_something() && !link.search.seen.is_empty();
-        let is_needed = can_help
-            && link.paths.is_wanted(now.time)
+        let is_needed = link.paths.is_wanted(now.time)
             && !link.paths.has_direct(now.time)
+            && !link.search.seen.is_empty()
+            && self.search_plan(link).is_something()
             && link.shared.tunnel.lock().has_session(now.time);
         self.link_mut(id)?.search.machine.poll_begin(now.time, is_needed)
     }

@@ -510,6 +510,7 @@ impl Node {
         if link.shared.tunnel.lock().has_session(now.time) {
             self.send_hello(now, id);
             self.try_all_paths(now, id);
+            self.search_may_help(now, id, false);
         } else if peer.trusted {
             self.start_handshake(now, id);
         }

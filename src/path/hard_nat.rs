@@ -210,7 +210,7 @@ impl Plan {
 pub fn last_seen(plan: Plan, seen: &[SocketAddrV4]) -> Option<SocketAddrV4> {
     let first = *seen.first()?;
     let step = plan.their_step();
-    let ports = seen.iter().filter(|address| address.ip() == first.ip()).map(|address| address.port());
+    let ports = seen.iter().filter(|address| address.ip() == first.ip()).map(SocketAddrV4::port);
     // Ports go round: of two, the later is less than half a turn ahead in the direction of the step.
     let is_later = |port: u16, than: u16| {
         let ahead = i16::from_ne_bytes(port.wrapping_sub(than).to_ne_bytes());
