@@ -16,6 +16,7 @@ mod internet;
 mod itself;
 mod layouts;
 mod leftovers;
+mod netcheck;
 mod restart;
 mod several_agents;
 mod ssh_grpc;
