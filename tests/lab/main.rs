@@ -6,16 +6,17 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "the lab runs in real time and reads its own settings")]
 #![allow(clippy::print_stderr, reason = "measurements are reported on standard error")]
+#![allow(clippy::print_stdout, reason = "so are tables, on standard output")]
 
 mod harness;
 
-mod behind_nats;
 mod control;
 mod idle;
 mod internet;
 mod itself;
 mod layouts;
 mod leftovers;
+mod matrix;
 mod netcheck;
 mod restart;
 mod several_agents;
