@@ -33,7 +33,8 @@ pub(super) const CONTROL_RATE: u32 = 50;
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) tunnel_key: TunnelPublic,
-    pub(super) tunnel: Tunnel,
+    /// In a box, as it has 12 KiB: a table that grows must not move them all while frames wait.
+    pub(super) tunnel: Box<Tunnel>,
     /// Where its newest authenticated packet came from.
     pub(super) route: Option<Route>,
     pub(super) registration: Option<Registration>,
@@ -143,7 +144,7 @@ impl Clients {
         let due = now + UNREGISTERED;
         let client = Client {
             tunnel_key,
-            tunnel,
+            tunnel: Box::new(tunnel),
             route: None,
             registration: None,
             control: Bucket::full(now, CONTROL_RATE),

@@ -45,7 +45,7 @@ impl Server {
         match request {
             RendezvousMessage::Lookup { id } => self.handle_lookup(now, key, id),
             RendezvousMessage::Introduce { recipient, sealed } => {
-                self.handle_introduce(now, key, id, recipient, sealed)
+                self.handle_introduce(now, key, id, recipient, sealed);
             }
             RendezvousMessage::RelayOpen { peer, channel, first } => {
                 let outcome = self.open_channel(now.time, key, peer, channel, &first);
@@ -138,7 +138,7 @@ impl Server {
         };
         let message = RendezvousMessage::Introduction { sealed, observed };
         let live = self.clients.with_id(&recipient).filter(|other| self.is_live(now.time, *other));
-        let status = if live.is_some_and(|other| self.answer_with(now.time, other, &message)) {
+        let status = if live.is_some_and(|other| self.answer(now.time, other, message.clone())) {
             self.counters.introductions_delivered.increment();
             IntroducedStatus::Delivered
         } else if self.directory.get(&recipient, now.unix_s()).is_none() {
@@ -213,13 +213,9 @@ impl Server {
 
     /// Says something to a registered client; whether it could be sealed.
     fn answer(&mut self, now: Time, key: ClientKey, message: RendezvousMessage) -> bool {
-        self.answer_with(now, key, &message)
-    }
-
-    fn answer_with(&mut self, now: Time, key: ClientKey, message: &RendezvousMessage) -> bool {
         let client = self.clients.get(key).and_then(|client| client.registration.as_ref());
         let Some(ipv6) = client.map(|registration| registration.ipv6) else { return false };
-        self.send(now, key, ipv6, &ControlMessage::Rendezvous(message.clone()))
+        self.send(now, key, ipv6, &ControlMessage::Rendezvous(message))
     }
 
     fn send(&mut self, now: Time, key: ClientKey, to: Ipv6Addr, message: &ControlMessage) -> bool {

@@ -19,6 +19,7 @@ mod leftovers;
 mod matrix;
 mod netcheck;
 mod restart;
+mod roaming;
 mod several_agents;
 mod ssh_grpc;
 mod state;

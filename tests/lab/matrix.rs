@@ -16,8 +16,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::{
-    Agent, Host, Internet, Nat, PATIENT, Place, Server, Shape, median, setting, unix_seconds, wait_for, wait_until,
-    wait_until_asked,
+    Agent, Internet, Nat, PATIENT, Place, Server, Shape, median, setting, unix_seconds, wait_for, wait_until_asked,
 };
 use crate::restart::answers;
 
@@ -108,7 +107,7 @@ fn cell_run(a: Kind, b: Kind) -> Run {
     let core = internet.public_host(access());
     let places = [a, b].map(|kind| kind.place(&internet));
     let server = Server::started(&core.host);
-    let [a_agent, b_agent] = [0, 1].map(|number| registered(&places[number].host, &server));
+    let [a_agent, b_agent] = [0, 1].map(|number| Agent::registered(&places[number].host, &[&server]));
     a_agent.json(&["trust", "request", &b_agent.ticket(), "--reason", "matrix"]);
     wait_until_asked(&b_agent, &a_agent);
     let echoes = b_agent.host().spawn(&format!("ping -n -D -i 0.01 {}", a_agent.ipv6()));
@@ -135,15 +134,6 @@ fn time_to_direct(one: &Agent<'_>, other: &Agent<'_>, patience: Duration) -> Opt
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// An agent that knows the server, and is registered with it.
-fn registered<'lab>(host: &'lab Host, server: &Server<'_>) -> Agent<'lab> {
-    let mut agent = Agent::new(host);
-    agent.flags = vec!["--rendezvous".into(), server.reference().into()];
-    agent.up();
-    wait_until("the agent is registered", PATIENT, || agent.json(&["status"])["rendezvous"][0]["state"] == "connected");
-    agent
 }
 
 fn access() -> Option<Shape> {
