@@ -248,7 +248,7 @@ impl PathSet {
     fn follow(&mut self, now: Time, route: Route) {
         let left = self.primary;
         for path in self.paths.iter_mut().filter(|path| Some(path.candidate.route) == left) {
-            path.answered = None;
+            (path.state, path.answered) = (PathState::Failed, None);
             path.attempts = 0;
             path.next = Some(now);
         }
