@@ -99,7 +99,13 @@ impl Node {
         let Some(link) = self.link_mut(id) else { return };
         let again = TELL_AGAIN.get(link.told.times).map(|after| now.time + *after);
         link.told.times += 1;
-        if self.send_control(now, id, &ControlMessage::Path(message)) {
+        let message = ControlMessage::Path(message);
+        // Through the relays as well: the primary path may be what has just died.
+        let primary = self.peers.get(&id).and_then(|peer| peer.link.as_ref()).and_then(|link| link.paths.primary());
+        for relay in self.open_relays(now, id).into_iter().filter(|route| Some(*route) != primary) {
+            self.send_control_on(now, id, &message, relay);
+        }
+        if self.send_control(now, id, &message) {
             self.timers.set(TimerKind::Candidates(id), again);
         } else {
             self.forget_told(id);

@@ -137,7 +137,9 @@ impl Node {
             rendezvous: self.measured_servers(&report),
             advice: Vec::new(),
         };
-        document.advice = advice(&document, self.port);
+        let own = self.servers.values().filter_map(|server| server.stun(false));
+        let asked_v6 = own.flat_map(|server| server.addresses).any(|address| address.is_ipv6());
+        document.advice = advice(&document, self.port, asked_v6);
         document
     }
 
@@ -193,7 +195,7 @@ fn nat_in_words(report: &NetReport) -> &'static str {
 }
 
 /// What a user can do about what was found.
-fn advice(found: &Netcheck, port: u16) -> Vec<HealthEntry> {
+fn advice(found: &Netcheck, port: u16, asked_v6: bool) -> Vec<HealthEntry> {
     let mut advice = Vec::new();
     let mut say = |code: &str, message: &str, hint: String| {
         advice.push(HealthEntry { code: code.to_owned(), message: message.to_owned(), hint });
@@ -212,9 +214,10 @@ fn advice(found: &Netcheck, port: u16) -> Vec<HealthEntry> {
         let hint = "name a second rendezvous server with an address of its own".to_owned();
         say("one_server", "with one server it cannot be told for certain how the NAT behaves", hint);
     }
-    if found.udp == Some(true) && found.ipv6.mapped.is_none() && !found.ipv6.local.is_empty() {
-        let hint = "see whether IPv6 is routed and UDP over it allowed, and whether the servers have it".to_owned();
-        say("ipv6_unused", "this host has IPv6, but no server was reached over it", hint);
+    let has_v6 = asked_v6 && !found.ipv6.local.is_empty();
+    if found.udp == Some(true) && has_v6 && found.ipv6.mapped.is_none() {
+        let hint = "see whether IPv6 is routed and UDP over it allowed".to_owned();
+        say("ipv6_blocked", "this host has IPv6, but no server answered over it", hint);
     }
     advice
 }

@@ -508,6 +508,7 @@ impl Node {
         let Some(peer) = self.peers.get(&id) else { return };
         let Some(link) = &peer.link else { return };
         if link.shared.tunnel.lock().has_session(now.time) {
+            self.host_moved(now, id);
             self.send_hello(now, id);
             self.try_all_paths(now, id);
             self.search_may_help(now, id, false);

@@ -193,6 +193,13 @@ impl Node {
         listed.filter(|server| self.servers.contains_key(server)).map(Route::Relayed).collect()
     }
 
+    /// The relays to a peer that can be taken now.
+    pub(super) fn open_relays(&self, now: Now, id: AgentId) -> Vec<Route> {
+        let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) else { return Vec::new() };
+        let routes = link.relays.keys().map(|server| Route::Relayed(*server));
+        routes.filter(|route| self.path_of(now, id, *route).is_some()).collect()
+    }
+
     /// Connects to the servers by which a peer says it can be reached.
     pub(super) fn borrow_servers_of(&mut self, now: Now, id: AgentId) {
         let Some(peer) = self.peers.get(&id) else { return };

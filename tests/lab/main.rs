@@ -17,6 +17,7 @@ mod itself;
 mod layouts;
 mod leftovers;
 mod matrix;
+mod netcheck;
 mod restart;
 mod roaming;
 mod several_agents;

@@ -16,8 +16,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::{
-    Agent, Internet, Nat, PATIENT, Place, Server, Shape, median, setting, unix_seconds, wait_for, wait_until,
-    wait_until_asked,
+    Agent, Internet, Nat, PATIENT, Place, Server, Shape, median, setting, unix_seconds, wait_for, wait_until_asked,
 };
 use crate::restart::answers;
 

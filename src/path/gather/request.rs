@@ -24,10 +24,10 @@ const WAITS: [Duration; 7] = [
 /// A server that did not answer is asked again so many times in a row.
 const RETRY_TRANSMISSIONS: usize = 3;
 /// Silence is an answer too where a NAT's filter is tested, so these are repeated fast: this often, and so many times
-/// that with 30 % loss one silence in a hundred is wrong.
-const TEST_INTERVAL: Duration = Duration::from_millis(250);
+/// that with 30 % loss each way one silence in four hundred is wrong.
+const TEST_INTERVAL: Duration = Duration::from_millis(200);
 /// See [`TEST_INTERVAL`].
-const TEST_TRANSMISSIONS: usize = 7;
+const TEST_TRANSMISSIONS: usize = 9;
 /// How long the answer to the last of them may take: the longest round trip on earth, a satellite's included.
 const TEST_LAST_WAIT: Duration = Duration::from_secs(1);
 /// A server that does not answer is asked again after this, doubling up to [`RETRY_LONGEST`].
@@ -35,7 +35,7 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// See [`RETRY_FIRST`].
 const RETRY_LONGEST: Duration = Duration::from_secs(60);
 /// Transmissions whose answer is still taken: all of one round.
-const MAX_OUTSTANDING: usize = WAITS.len();
+const MAX_OUTSTANDING: usize = if WAITS.len() > TEST_TRANSMISSIONS { WAITS.len() } else { TEST_TRANSMISSIONS };
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

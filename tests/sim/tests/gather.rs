@@ -213,7 +213,7 @@ fn loss_of_30_percent_each_way_costs_seconds_not_the_answer() {
             scenario.run(Duration::from_secs(8), |gather| gather.report().filtering.is_some());
             filters += usize::from(scenario.gather.report().filtering == Some(filtering(kind)));
         }
-        assert!(known + 1 >= RUNS, "{}: the mapping {known} times of {RUNS}", kind.name());
+        assert!(known + 3 >= RUNS, "{}: the mapping {known} times of {RUNS}", kind.name());
         assert!(filters + 2 >= RUNS, "{}: filtering {filters} times of {RUNS}", kind.name());
     }
 }
