@@ -101,6 +101,8 @@ counters! {
     handshakes,
     /// Handshakes given up without an answer.
     handshakes_unanswered,
+    /// Probes of paths sent, those of searches included.
+    probes,
     /// Searches for a way through NATs that give every destination another port.
     hard_nat_attempts,
     /// Probes sent in those searches.

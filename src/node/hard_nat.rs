@@ -225,6 +225,7 @@ impl Node {
         let probe = PathMessage::Probe { token: self.rng.next_u64(), length: MIN_PROBE_LEN };
         let packet = ControlMessage::Path(probe).emit(self.ipv6, peer.ipv6);
         if let Some(datagram) = self.seal_for(now, id, &packet) {
+            self.counters.probes.increment();
             self.counters.hard_nat_probes.increment();
             self.transmit_on(&PeerPath { socket, ..PeerPath::direct(destination.into()) }, datagram);
         }
