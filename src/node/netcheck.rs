@@ -35,6 +35,12 @@ impl Node {
         self.carry_out_gather(now);
     }
 
+    /// A peer is about to guess this agent's ports.
+    pub(super) fn measure_ports(&mut self, now: Now) {
+        self.gather.measure_ports(now.time);
+        self.carry_out_gather(now);
+    }
+
     pub(super) fn gather_timer(&mut self, now: Now) {
         self.gather.handle_timeout(now.time, &mut *self.rng);
         self.carry_out_gather(now);
