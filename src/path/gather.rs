@@ -376,13 +376,9 @@ impl Gather {
         }
     }
 
-    /// Servers whose mappings are kept in use are seen at old ports: they do not show that a NAT counts, as they did
-    /// when all mappings were new.
+    /// Servers whose mappings are kept in use are seen at old ports: how a NAT counts showed when all were new.
     fn is_less_than_known(&self, found: Option<(Mapping, MappingBasis)>) -> bool {
-        let is_random = |step: i16| step == 0;
-        let counted = matches!(self.known.mapping, Some((Mapping::EndpointDependent { step }, _)) if !is_random(step));
-        let now_random = matches!(found, Some((Mapping::EndpointDependent { step }, _)) if is_random(step));
-        self.ports_only && counted && now_random
+        self.ports_only && matches!(found, None | Some((Mapping::EndpointDependent { .. }, _)))
     }
 
     /// Nobody who has not answered yet counts any more.

@@ -198,7 +198,9 @@ pub fn table(cells: &[Cell]) -> String {
     for cell in cells {
         let relayed = cell.runs.iter().filter(|run| run.first_path == PathKind::Relayed).count();
         let first = if relayed * 2 > cell.runs.len() { "relay" } else { "direct" };
-        let reason = cell.runs.iter().map(|run| run.reason.as_str()).max().unwrap_or_default();
+        // One that tells something, if there is any.
+        let reason =
+            cell.runs.iter().map(|run| run.reason.as_str()).max_by_key(|reason| *reason != "ok").unwrap_or("-");
         let _ = writeln!(
             text,
             "{:<21} {:<21} {first:>7} {:>8} {:>8} {:>7.0}% {:>8} {:>8} {:>8} {:>7}  {reason}",
