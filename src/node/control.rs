@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::limits::{HELLO_RATE, MESSAGE_RATE, backoff};
 use super::peer::{RecordSource, TheirAliases};
 use super::{Node, TimerKind, VERSIONS};
-use crate::forwarding::{PeerPath, StrangerDatagram};
+use crate::forwarding::PeerPath;
 use crate::identity::{AgentId, TunnelPublic};
 use crate::time::Now;
 use crate::wire::control::{
@@ -78,7 +78,8 @@ impl Node {
                 self.pass_on_introduction(now, id, recipient, sealed);
             }
             ControlMessage::Rendezvous(RendezvousMessage::Introduction { sealed, observed }) => {
-                self.handle_introduction(now, &StrangerDatagram { path: PeerPath::direct(observed), data: sealed });
+                let allowed = self.link_mut(id).is_some_and(|link| link.hellos_received.take(now.time, HELLO_RATE));
+                self.introduction_passed(now, allowed, observed, &sealed);
             }
             ControlMessage::Rendezvous(_) => self.counters.drop_control_invalid.increment(),
         }

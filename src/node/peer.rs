@@ -280,6 +280,8 @@ impl Node {
         match self.peers.get_mut(&id) {
             None if full => return false,
             None => {
+                // An agent one talks to is not also one's server.
+                self.drop_server(now, id);
                 self.peers.insert(id, Peer::new(now, record, source));
             }
             Some(peer) if record.supersedes(&peer.record) => {
