@@ -101,6 +101,12 @@ counters! {
     handshakes,
     /// Handshakes given up without an answer.
     handshakes_unanswered,
+    /// Searches for a way through NATs that give every destination another port.
+    hard_nat_attempts,
+    /// Probes sent in those searches.
+    hard_nat_probes,
+    /// Those of them in which an extra socket of this agent was reached.
+    hard_nat_found,
     /// Introductions accepted.
     introductions,
     /// Introductions sent.

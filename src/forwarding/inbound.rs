@@ -66,7 +66,8 @@ impl Inbound {
         let mut run: Option<Run<'_>> = None;
         for datagram in received.datagrams() {
             self.counters.rx_datagrams.increment();
-            let path = PeerPath { endpoint: datagram.source, local_ip: datagram.destination_ip, relay: None };
+            let (endpoint, local_ip, socket) = (datagram.source, datagram.destination_ip, datagram.socket);
+            let path = PeerPath { endpoint, local_ip, socket, relay: None };
             if fib.is_overlay(path.endpoint.ip()) {
                 self.counters.drop_in_overlay.increment();
                 continue;

@@ -147,7 +147,7 @@ impl Outbound {
             let tunnel = &mut run.tunnel;
             let room = path.prefix_len() + sealed_len(segment.len());
             let seal = |out: &mut [u8]| path.frame(out, |out| tunnel.seal(now, segment, out).unwrap_or(0));
-            if !send.push_with(path.endpoint, path.local_ip, room, seal) {
+            if !send.push_with(path.endpoint, path.local(), room, seal) {
                 self.counters.drop_out_send.increment();
                 continue;
             }
@@ -199,7 +199,7 @@ impl<'a> Run<'a> {
             let mut begun = false;
             // Without room, which the size of the batch rules out, the next batch refreshes.
             let room = path.prefix_len() + CONTROL_OUTPUT_LEN;
-            let _ = send.push_with(path.endpoint, path.local_ip, room, |out| {
+            let _ = send.push_with(path.endpoint, path.local(), room, |out| {
                 path.frame(out, |out| {
                     let refreshed = tunnel.refresh(now, out).unwrap_or_default();
                     begun = refreshed.initiation;

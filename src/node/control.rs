@@ -68,8 +68,8 @@ impl Node {
             ControlMessage::Path(PathMessage::ProbeReply { token, observed, .. }) => {
                 self.probe_answered(now, id, token, observed, path);
             }
-            ControlMessage::Path(PathMessage::Candidates { sequence, candidates, .. }) => {
-                self.candidates_received(now, id, sequence, &candidates);
+            ControlMessage::Path(PathMessage::Candidates { sequence, candidates, mapping }) => {
+                self.candidates_received(now, id, sequence, &candidates, mapping);
             }
             // One that was overtaken by a new session ends nothing.
             ControlMessage::Goodbye { reason } if newest => self.handle_goodbye(now, id, reason),

@@ -48,11 +48,12 @@ impl Node {
         self.carry_out_gather(now);
     }
 
-    /// Where servers see this agent, as far as that helps others: a mapping for the server alone does not.
+    /// Where servers see this agent, as far as that helps others: a mapping for the server alone does not, unless the NAT
+    /// counts, and the newest tells where the next will be.
     pub(super) fn mapped_addresses(&self) -> impl Iterator<Item = SocketAddr> + use<> {
         let report = self.gather.report();
-        let is_dependent = matches!(report.mapping, Some(Mapping::EndpointDependent { .. }));
-        let mapped_v4 = report.mapped_v4.filter(|_| !is_dependent);
+        let is_random = report.mapping == Some(Mapping::EndpointDependent { step: 0 });
+        let mapped_v4 = report.mapped_v4.filter(|_| !is_random);
         [mapped_v4, report.mapped_v6].into_iter().flatten()
     }
 

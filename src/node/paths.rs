@@ -99,6 +99,7 @@ impl Node {
             }
         }
         self.arm_path_timer(now, id);
+        self.consider_search(now, id);
     }
 
     fn send_probe(&mut self, now: Now, id: AgentId, route: Route, token: u64) {
@@ -181,10 +182,7 @@ impl Link {
 
     /// Where it is, as seen from here.
     pub(super) fn direct_endpoint(&self) -> Option<SocketAddr> {
-        match self.paths.primary()? {
-            Route::Direct(endpoint) => Some(endpoint),
-            Route::Relayed(_) => None,
-        }
+        self.paths.primary()?.address()
     }
 
     /// Tells the path machine what moved since the last look.

@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use super::candidates::Told;
+use super::hard_nat::Search;
 use super::limits::{HELLO_RATE, MAX_ADDRESSES, MESSAGE_RATE};
 use super::relays::RelayLeg;
 use super::stored::StoredPeer;
@@ -103,6 +104,8 @@ pub(super) struct Link {
     /// Channels to it, by relay.
     pub(super) relays: BTreeMap<AgentId, RelayLeg>,
     pub(super) told: Told,
+    /// For a way through hard NATs.
+    pub(super) search: Search,
     /// When other peers were last asked to introduce this agent to it.
     pub(super) introduced: Option<Time>,
     /// Bytes sent and received when traffic was last looked at.
@@ -359,6 +362,7 @@ impl Node {
             paths: PathSet::new(),
             relays: BTreeMap::new(),
             told: Told::default(),
+            search: Search::default(),
             introduced: None,
             moved: (0, 0),
             path_since: None,
@@ -399,6 +403,7 @@ impl Node {
         self.timers.set(TimerKind::Hello(id), None);
         self.timers.set(TimerKind::Path(id), None);
         self.timers.set(TimerKind::Candidates(id), None);
+        self.search_unlinked(id, &link);
         self.fib_changed = true;
     }
 
@@ -508,6 +513,7 @@ impl Node {
             self.host_moved(now, id);
             self.send_hello(now, id);
             self.try_all_paths(now, id);
+            self.search_may_help(now, id, false);
         } else if peer.trusted {
             self.start_handshake(now, id);
         }

@@ -21,13 +21,15 @@
 
 mod candidate;
 mod gather;
+mod hard_nat;
 mod loss;
 mod net_report;
 mod score;
 mod set;
 
-pub use candidate::{Candidate, CandidateKind, Route};
+pub use candidate::{Candidate, CandidateKind, Route, SocketId};
 pub use gather::{Gather, MAX_SERVERS, Output as GatherOutput, StunServer};
+pub use hard_nat::{Attempt, HARD_SOCKETS, HardNat, HardNatReport, Output as HardNatOutput, Plan, last_seen};
 pub use loss::PathLoss;
 pub use net_report::{Filtering, MappingBasis, NetReport, ServerReport, ServerState};
 pub use set::{Output, PathReport, PathSet, PathState};

@@ -517,6 +517,7 @@ impl Default for PathSet {
     }
 }
 
+mod direct;
 mod probed;
 #[cfg(test)]
 mod tests;
