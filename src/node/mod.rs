@@ -13,7 +13,7 @@
 //! # Where things are
 //!
 //! The life of one peer is `peer`. Handshakes with it are in `handshake`, first contact in `introduction`, messages
-//! inside the session in `control`, its paths in `paths`, `relays` and `candidates`. Sessions with rendezvous servers are
+//! inside the session in `control`, its paths in `paths`, `mtu`, `relays` and `candidates`. Sessions with rendezvous servers are
 //! in `servers`. What users ask for is in `commands`, what they are told in `report`.
 
 mod candidates;
@@ -22,6 +22,7 @@ mod control;
 mod handshake;
 mod introduction;
 pub mod limits;
+mod mtu;
 mod paths;
 mod peer;
 mod relays;
@@ -299,6 +300,7 @@ impl Node {
             Notice::SessionConfirmed { peer } => self.session_established(now, peer),
             Notice::HeardElsewhere { peer, path, data } => self.heard_elsewhere(now, peer, &path, data),
             Notice::Control { peer, packet, newest, path } => self.handle_control(now, peer, &packet, newest, &path),
+            Notice::TooBig { endpoint, len } => self.too_big_here(now, endpoint, len),
             Notice::HandshakeAnswer(datagram) => self.handle_stranger(now, &datagram),
         }
     }

@@ -26,7 +26,7 @@ use crate::forwarding::{FibPeer, Ipv4Aliases, PeerPath, SharedPeer, WAITING_PACK
 use crate::identity::{
     AgentId, DEFAULT_IPV4_RANGE, SignedRecord, TunnelPublic, is_overlay, overlay_ipv6, preferred_ipv4,
 };
-use crate::path::PathSet;
+use crate::path::{PathMtus, PathSet};
 use crate::policy::{FlowTable, PortSpec};
 use crate::time::{Now, Time};
 use crate::trust::{Relation, Theirs};
@@ -99,6 +99,7 @@ pub(super) struct Link {
     pub(super) connecting_since: Option<Time>,
     pub(super) established: Option<Time>,
     pub(super) paths: PathSet,
+    pub(super) mtus: PathMtus,
     /// Channels to it, by relay.
     pub(super) relays: BTreeMap<AgentId, RelayLeg>,
     pub(super) told: Told,
@@ -341,6 +342,7 @@ impl Node {
             return;
         }
         let index = self.indices.allocate(id, &mut *self.rng);
+        let interface_mtu = self.interface_mtu();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let tunnel = Tunnel::new(&self.tunnel_secret, &key, index, now.time, peer.last_initiation.as_ref());
         peer.link = Some(Link {
@@ -352,6 +354,7 @@ impl Node {
             connecting_since: None,
             established: None,
             paths: PathSet::new(),
+            mtus: PathMtus::new(interface_mtu),
             relays: BTreeMap::new(),
             told: Told::default(),
             moved: (0, 0),
@@ -500,6 +503,9 @@ impl Node {
         let Some(link) = &peer.link else { return };
         if link.shared.tunnel.lock().has_session(now.time) {
             self.send_hello(now, id);
+            if let Some(link) = self.link_mut(id) {
+                link.mtus.network_changed(now.time);
+            }
             self.try_all_paths(now, id);
         } else if peer.trusted {
             self.start_handshake(now, id);

@@ -17,10 +17,14 @@
 //! - Direct before relayed; among equals IPv6 first, then the shorter round trip, with hysteresis.
 //! - A path that fails is tried again: on every event of the network, and with bounded backoff. None is written off.
 //! - An idle peer costs nothing: without traffic there are no probes and no timers.
+//!
+//! [`PathMtus`] finds out how long a packet may be on the primary path.
 
 mod candidate;
+mod mtu;
 mod score;
 mod set;
 
 pub use candidate::{Candidate, CandidateKind, Route};
+pub use mtu::{MtuProbe, PathMtus};
 pub use set::{Output, PathReport, PathSet, PathState};
