@@ -141,22 +141,19 @@ fn only_what_may_be_fragmented_is() {
     namespace.add_link("small");
     namespace.ip(&["link", "set", "small", "mtu", "1280"]);
     namespace.ip(&["addr", "add", "10.9.0.1/24", "dev", "small"]);
-    namespace.ip(&["addr", "add", "fd09::1/64", "dev", "small", "nodad"]);
     namespace.enter(|| {
         let a = UdpSockets::bind(&options(0)).unwrap();
         let b = UdpSockets::bind(&options(0)).unwrap();
-        for destination in ["10.9.0.2:9", "[fd09::2]:9"] {
-            let destination: SocketAddr = destination.parse().unwrap();
-            let mut batch = SendBatch::new(64 << 10, b.max_gso_segments());
-            for _ in 0..2 {
-                push(&mut batch, destination, &[1; 1_400]);
-                assert!(batch.push_fragmentable(destination, None, 1_400, |space| space.len()));
-            }
-            let report = b.send_batch(&batch);
-            assert_eq!((report.sent_datagrams, report.too_big), (2, 2), "{report:?}");
-            let error = b.send_to(&[1; 1_400], destination, None).unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE), "whole again: {error}");
+        let destination: SocketAddr = "10.9.0.2:9".parse().unwrap();
+        let mut batch = SendBatch::new(64 << 10, b.max_gso_segments());
+        for _ in 0..2 {
+            push(&mut batch, destination, &[1; 1_400]);
+            assert!(batch.push_fragmentable(destination, None, 1_400, |space| space.len()));
         }
+        let report = b.send_batch(&batch);
+        assert_eq!((report.sent_datagrams, report.too_big), (2, 2), "{report:?}");
+        let error = b.send_to(&[1; 1_400], destination, None).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE), "whole again: {error}");
         // Where it arrives it is whole, and the next one of that length leaves whole too.
         for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
             let to = SocketAddr::new(ip, a.port());

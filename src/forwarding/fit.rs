@@ -5,8 +5,12 @@
 //! | TCP | cut into segments that fit: a stream does not care |
 //! | IPv6 over 1,280 bytes | an error for the program: too big (RFC 4443, section 3.2) |
 //! | IPv4 with DF | an error for the program: fragmentation needed (RFC 1191, section 4) |
-//! | IPv6 of up to 1,280 bytes, which every link must take (RFC 8200, section 5) | a datagram that may be fragmented |
-//! | IPv4 without DF | a datagram that may be fragmented |
+//! | IPv6 of up to 1,280 bytes, which every link must take (RFC 8200, section 5) | fragments |
+//! | IPv4 without DF | fragments |
+//!
+//! Fragments are made outside the session where that works, which keeps the packet whole for the peer's policy: routers
+//! fragment IPv4 datagrams. Nobody fragments IPv6 datagrams that the sender's link takes, and a relay passes them on
+//! whole: there the packet itself is cut, as its sender may, and the peer's host puts it together.
 
 use std::net::IpAddr;
 
@@ -23,7 +27,7 @@ const LEAST_IPV6_MTU: u16 = 1280;
 pub(super) enum Fit<'a> {
     /// In datagrams that pass whole.
     Whole(Segments<'a>),
-    /// In datagrams that IP may fragment.
+    /// In fragments, inside or outside the session.
     InFragments(Segments<'a>),
     /// Not at all: the program is to send no more than this, in bytes of the whole packet.
     TooBig(u16),

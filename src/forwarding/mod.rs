@@ -21,6 +21,7 @@
 
 mod fib;
 mod fit;
+mod fragment;
 mod inbound;
 mod notice;
 mod outbound;

@@ -9,6 +9,7 @@ use agentnet_platform::udp::{SendBatch, SendReport, TooBig};
 use parking_lot::MutexGuard;
 
 use super::fit::Fit;
+use super::fragment::Fragments;
 use super::segment::Segments;
 use super::{Fib, FibPeer, Notice, NoticeSink, PeerPath, WAITING_PACKETS};
 use crate::metrics::Counters;
@@ -32,6 +33,10 @@ pub struct Outbound {
     counters: Arc<Counters>,
     /// Where a segment is put together.
     segment: Box<[u8]>,
+    /// Where a fragment is.
+    fragment: Box<[u8]>,
+    /// Of the next IPv6 packet that is fragmented. Within a session nobody else guesses it.
+    identification: u32,
     errors_left: u32,
     errors_refilled: Time,
     /// What the control plane was last told about datagrams that are too big, and when.
@@ -41,10 +46,12 @@ pub struct Outbound {
 /// How a packet is sent.
 struct Sending<'a> {
     segments: Segments<'a>,
-    /// The datagrams may be fragmented.
-    fragmentable: bool,
-    /// It opens a TCP connection over a path that takes this many bytes.
-    opens_tcp: Option<u16>,
+    /// What the path takes, bytes.
+    path_mtu: u16,
+    /// It leaves in fragments.
+    in_fragments: bool,
+    /// It opens a TCP connection.
+    opens_tcp: bool,
 }
 
 /// The peer of the current run of packets, with its session locked.
@@ -62,6 +69,8 @@ impl Outbound {
         Self {
             counters,
             segment: vec![0; MAX_PACKET].into_boxed_slice(),
+            fragment: vec![0; MAX_PACKET].into_boxed_slice(),
+            identification: 0,
             errors_left: ERROR_BURST,
             errors_refilled: Time::ZERO,
             too_big_told: None,
@@ -119,7 +128,7 @@ impl Outbound {
             let Some(sending) = self.fit(now, fib, segments, &view, peer.shared.path_mtu(), replies) else { continue };
             // One more for a handshake or keepalive that is due.
             let longest = RELAY_PREFIX_LEN + sealed_len(sending.segments.max_len());
-            if !send.fits(sending.segments.count() + 1, longest) {
+            if !send.fits(sending.most_datagrams() + 1, longest) {
                 if !send.is_empty() {
                     return number;
                 }
@@ -159,10 +168,10 @@ impl Outbound {
         path_mtu: u16,
         replies: &mut PacketBatch,
     ) -> Option<Sending<'a>> {
-        let opens_tcp = is_tcp_syn(view).then_some(path_mtu);
+        let opens_tcp = is_tcp_syn(view);
         match Fit::of(segments, view, path_mtu) {
-            Fit::Whole(segments) => Some(Sending { segments, fragmentable: false, opens_tcp }),
-            Fit::InFragments(segments) => Some(Sending { segments, fragmentable: true, opens_tcp }),
+            Fit::Whole(segments) => Some(Sending { segments, path_mtu, in_fragments: false, opens_tcp }),
+            Fit::InFragments(segments) => Some(Sending { segments, path_mtu, in_fragments: true, opens_tcp }),
             Fit::TooBig(mtu) => {
                 self.counters.drop_out_too_big.increment();
                 self.tell_program(now, fib, view, UnreachableReason::PacketTooBig { mtu }, replies);
@@ -185,13 +194,13 @@ impl Outbound {
         for index in 0..sending.segments.count() {
             // Most packets travel as they are. The others are put together here first: their checksum covers all of
             // them, and the session library copies anyway.
-            let segment = if sending.segments.is_whole() && sending.opens_tcp.is_none() {
+            let segment = if sending.segments.is_whole() && !sending.opens_tcp {
                 packet
             } else {
                 let Ok(len) = sending.segments.write(index, &mut self.segment) else { break };
                 let Some(segment) = self.segment.get_mut(..len) else { break };
-                if let Some(path_mtu) = sending.opens_tcp {
-                    clamp_mss(segment, path_mtu);
+                if sending.opens_tcp {
+                    clamp_mss(segment, sending.path_mtu);
                 }
                 segment
             };
@@ -199,12 +208,14 @@ impl Outbound {
                 Self::wait_for_session(&self.counters, run.peer, segment, notices);
                 continue;
             };
-            let tunnel = &mut run.tunnel;
-            let room = path.prefix_len() + sealed_len(segment.len());
-            let seal = |out: &mut [u8]| path.frame(out, |out| tunnel.seal(now, segment, out).unwrap_or(0));
-            let pushed = match sending.fragmentable {
-                false => send.push_with(path.endpoint, path.local_ip, room, seal),
-                true => send.push_fragmentable(path.endpoint, path.local_ip, room, seal),
+            let pushed = if !sending.in_fragments {
+                run.seal_into(now, path, segment, false, send)
+            } else if path.is_fragmentable() {
+                run.seal_into(now, path, segment, true, send)
+            } else {
+                self.identification = self.identification.wrapping_add(1);
+                let fragments = Fragments::new(segment, sending.path_mtu.into(), self.identification);
+                fragments.is_some_and(|fragments| run.seal_fragments(now, path, &fragments, &mut self.fragment, send))
             };
             if !pushed {
                 self.counters.drop_out_send.increment();
@@ -214,7 +225,7 @@ impl Outbound {
             bytes += segment.len() as u64;
             longest = segment.len().max(longest);
         }
-        if longest > LEAST_PATH_MTU && !sending.fragmentable {
+        if longest > LEAST_PATH_MTU && !sending.in_fragments {
             run.peer.shared.mark_long_sent();
         }
         self.counters.tx_packets.add(count);
@@ -284,5 +295,49 @@ impl<'a> Run<'a> {
             shared.clear_active();
         }
         Self { peer, tunnel, path, has_session }
+    }
+
+    /// Seals a packet straight into the send buffer; false when there is no room.
+    fn seal_into(
+        &mut self,
+        now: Time,
+        path: &PeerPath,
+        packet: &[u8],
+        fragmentable: bool,
+        send: &mut SendBatch,
+    ) -> bool {
+        let tunnel = &mut self.tunnel;
+        let room = path.prefix_len() + sealed_len(packet.len());
+        let seal = |out: &mut [u8]| path.frame(out, |out| tunnel.seal(now, packet, out).unwrap_or(0));
+        match fragmentable {
+            false => send.push_with(path.endpoint, path.local_ip, room, seal),
+            true => send.push_fragmentable(path.endpoint, path.local_ip, room, seal),
+        }
+    }
+
+    fn seal_fragments(
+        &mut self,
+        now: Time,
+        path: &PeerPath,
+        fragments: &Fragments<'_>,
+        room: &mut [u8],
+        send: &mut SendBatch,
+    ) -> bool {
+        (0..fragments.count()).all(|index| {
+            let fragment = fragments.write(index, room).and_then(|len| room.get(..len));
+            fragment.is_some_and(|fragment| self.seal_into(now, path, fragment, false, send))
+        })
+    }
+}
+
+impl Sending<'_> {
+    /// An upper bound for the datagrams it takes.
+    fn most_datagrams(&self) -> usize {
+        let fragments = match self.in_fragments {
+            false => 1,
+            // IPv6 header, fragment header, and up to 7 bytes that do not fill a unit.
+            true => self.segments.max_len().div_ceil(usize::from(self.path_mtu).saturating_sub(40 + 8 + 7).max(1)),
+        };
+        self.segments.count().saturating_mul(fragments)
     }
 }

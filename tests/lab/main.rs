@@ -15,6 +15,7 @@ mod internet;
 mod itself;
 mod layouts;
 mod leftovers;
+mod path_mtu;
 mod restart;
 mod several_agents;
 mod ssh_grpc;

@@ -37,7 +37,7 @@ pub(crate) struct Transmit<'a> {
     /// Bytes of each datagram but the last.
     pub(crate) segment: usize,
     pub(crate) count: usize,
-    /// IP may fragment it; then it is one datagram.
+    /// Routers may fragment it; then it is one datagram.
     pub(crate) fragmentable: bool,
 }
 
@@ -101,8 +101,9 @@ impl SendBatch {
         self.push(destination, src_ip, false, max_len, fill)
     }
 
-    /// The same for a datagram that IP may fragment on the way. It costs system calls of its own: for the rare one that
-    /// the path does not take whole and whose content cannot be sent in smaller pieces.
+    /// The same for a datagram that routers may fragment, as far as it is of IPv4; nobody on the way fragments IPv6. It
+    /// costs system calls of its own: for the rare one that the path does not take whole and whose content cannot be
+    /// sent in smaller pieces.
     ///
     /// # Panics
     /// When `fill` claims more than `max_len` bytes.

@@ -167,7 +167,7 @@ impl Bound {
 
     fn send(&self, transmit: Transmit<'_>, patience: &mut Patience, report: &mut SendReport) {
         if transmit.count == 1 {
-            let sent = match transmit.fragmentable {
+            let sent = match transmit.fragmentable && transmit.destination.is_ipv4() {
                 true => self.send_fragmentable(&transmit),
                 false => self.send_patiently(&transmit, patience),
             };
@@ -216,12 +216,11 @@ impl Bound {
         }
     }
 
-    /// Lets IP fragment this one datagram. Does not wait for room: what is worth that has a shorter way to say it.
+    /// Lets routers fragment this one datagram. Does not wait for room: what is worth that has a shorter way to say it.
     fn send_fragmentable(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let is_ipv6 = transmit.destination.is_ipv6();
         let _alone = self.lock_fragments();
-        let sent = allow_fragments(&self.socket, is_ipv6).and_then(|()| self.send_once(transmit));
-        forbid_fragments(&self.socket, is_ipv6)?;
+        let sent = allow_fragments(&self.socket).and_then(|()| self.send_once(transmit));
+        forbid_fragments(&self.socket)?;
         sent
     }
 

@@ -6,7 +6,7 @@ use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, Ipv4Packet, Ipv6Packet, TcpPacke
 
 use super::*;
 use crate::wire::control::{MAX_CONTROL_LEN, PathMessage};
-use crate::wire::{IpView, WIREGUARD_OVERHEAD};
+use crate::wire::{Fragment, IpView, RelayChannel, RelayFrame, WIREGUARD_OVERHEAD};
 
 /// What the path takes.
 const PATH_MTU: u16 = 1220;
@@ -45,6 +45,7 @@ impl Bench {
         let mut received = RecvBatch::new();
         self.peer_socket.recv_batch(&mut received).unwrap();
         let mut open = |datagram: &[u8]| {
+            let datagram = RelayFrame::parse(datagram).map_or(datagram, |frame| frame.payload);
             let mut out = vec![0; datagram.len()];
             let len = self.peer_tunnel.open(Time::ZERO, datagram, &mut out).unwrap().len;
             out[..len].to_vec()
@@ -219,6 +220,22 @@ fn what_must_pass_may_be_fragmented() {
         assert!(outcome.errors.is_empty());
         assert_eq!(outcome.arrived, [packet]);
     }
+}
+
+#[test]
+fn through_a_relay_the_packet_itself_is_cut() {
+    let mut bench = bench();
+    let through = PeerPath { relay: Some(RelayChannel::new(5)), ..PeerPath::direct(address(THERE)) };
+    let shared = &bench.fib.route(bench.peer.into()).unwrap().shared;
+    shared.path.store(Some(Arc::new(through)));
+    shared.set_path_mtu(1_184);
+    bench.net.lose_above(1_184 + WIREGUARD_OVERHEAD + 16);
+    for packet in [udp_of(bench.to_peer(true), 1_280), udp_of(bench.to_peer(false), 1_280)] {
+        let arrived = bench.program_sends(VnetHeader::default(), &packet).arrived;
+        let kinds: Vec<_> = arrived.iter().map(|packet| IpView::parse(packet).unwrap().fragment).collect();
+        assert_eq!(kinds, [Fragment::First, Fragment::Later]);
+    }
+    assert_eq!(bench.counters.tx_packets.get(), 2);
 }
 
 #[test]
