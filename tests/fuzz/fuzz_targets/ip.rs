@@ -1,5 +1,5 @@
-//! Parsing, rewriting, clamping and answering any packet. Clamping twice changes nothing more. Rewriting there and back gives the packet back, apart from checksum
-//! fields, where two values can mean the same.
+//! Parsing, rewriting, clamping and answering any packet. Clamping twice changes nothing more. Rewriting there and back
+//! gives the packet back, apart from checksum fields, where two values can mean the same.
 #![no_main]
 
 use std::net::{IpAddr, Ipv4Addr};
