@@ -3,12 +3,16 @@
 //! Requests travel as HTTP over the Unix socket named in [`crate::config`]; every path begins with `/v1/`. A request
 //! that fails is answered with an [`ErrorDocument`] and the HTTP status of its [`ErrorCode`].
 
+mod netcheck;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::identity::AgentId;
+
+pub use netcheck::{FamilyCheck, FilteringWord, MappingWord, Netcheck};
 
 /// What a caller is told when something did not work: code for programs, message and hint for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +90,7 @@ error_codes! {
     InterfaceTaken "interface_taken" Failed "the interface name asked for is in use",
     InterfaceFailed "interface_failed" Failed "the interface could not be configured",
     PortInUse "port_in_use" Failed "the UDP port asked for is in use",
+    AddressUnavailable "address_unavailable" Failed "the address asked for is not one of this host, or the host has none",
     NoUdp "no_udp" Failed "no UDP socket can be opened, neither IPv4 nor IPv6",
     StateDirUnusable "state_dir_unusable" Failed "the state directory cannot be created or written",
     StateDirInUse "state_dir_in_use" Failed "another agent runs on this state directory",
@@ -153,6 +158,18 @@ pub struct Identity {
     /// `AGENTID@HOST:PORT`, where the agent has an address to be reached at.
     #[serde(rename = "ref")]
     pub reference: Option<String>,
+}
+
+/// What `agentnet rendezvous` prints when it is ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RendezvousReady {
+    /// `AGENTID@HOST:PORT`, for others to name the server by.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// Agent id.
+    pub id: AgentId,
+    /// Public addresses, the one in `ref` first.
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// `GET /v1/status`.

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $name:ident,)*) => {
-        /// The counters of one agent. Updated from every thread without ordering; read for `status`.
+    ($(#[doc = $table_doc:literal])+ $table:ident: $($(#[doc = $doc:literal])+ $name:ident,)*) => {
+        $(#[doc = $table_doc])+
         #[derive(Debug, Default)]
-        pub struct Counters { $($(#[doc = $doc])+ pub $name: Counter,)* }
+        pub struct $table { $($(#[doc = $doc])+ pub $name: Counter,)* }
 
-        impl Counters {
+        impl $table {
             /// Every counter with its name and documentation, in the order of this file.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
                 [$((stringify!($name), concat!($($doc),+).trim_ascii(), self.$name.get()),)*].into_iter()
@@ -19,6 +19,8 @@ macro_rules! counters {
 }
 
 counters! {
+    /// The counters of one agent. Updated from every thread without ordering; read for `status`.
+    Counters:
     /// Packets taken from the interface and sealed.
     tx_packets,
     /// Bytes of those packets.
@@ -55,6 +57,8 @@ counters! {
     drop_out_probe,
     /// Datagrams of no known kind.
     drop_in_unknown_kind,
+    /// STUN messages that answer nothing this agent asked.
+    drop_in_stun,
     /// WireGuard data for an index this agent did not hand out.
     drop_in_unknown_index,
     /// WireGuard data that failed to authenticate, was replayed or belongs to no session.
@@ -99,10 +103,119 @@ counters! {
     handshakes,
     /// Handshakes given up without an answer.
     handshakes_unanswered,
+    /// Searches for a way through NATs that give every destination another port.
+    hard_nat_attempts,
+    /// Probes sent in those searches.
+    hard_nat_probes,
+    /// Those of them in which an extra socket of this agent was reached.
+    hard_nat_found,
     /// Introductions accepted.
     introductions,
     /// Introductions sent.
     introductions_sent,
+    /// Introductions of one peer passed on to another.
+    introductions_passed_on,
+}
+
+counters! {
+    /// The counters of a rendezvous server.
+    ServerCounters:
+    /// Datagrams received.
+    rx_datagrams,
+    /// Datagrams handed to the kernel.
+    tx_datagrams,
+    /// STUN requests answered.
+    stun_answers,
+    /// Record requests answered.
+    record_answers,
+    /// Handshakes completed.
+    handshakes,
+    /// Registrations, renewals not counted.
+    registrations,
+    /// Registrations renewed.
+    renewals,
+    /// Look-ups that found a record.
+    lookups_found,
+    /// Look-ups that found none.
+    lookups_unknown,
+    /// Introductions sent on at once.
+    introductions_delivered,
+    /// Introductions kept for later.
+    introductions_stored,
+    /// Introductions kept earlier and sent on when their recipient registered.
+    introductions_delivered_late,
+    /// Relay channels opened, renewals not counted.
+    channels_opened,
+    /// Relay frames passed on.
+    relay_frames,
+    /// Bytes of those frames.
+    relay_bytes,
+    /// Datagrams the kernel did not take.
+    drop_send,
+    /// Datagrams from an overlay address or one that cannot be answered.
+    drop_source,
+    /// Datagrams of no known kind, or of one that is not for a server.
+    drop_unknown_kind,
+    /// Datagrams other than STUN on the alternate port.
+    drop_alternate_port,
+    /// STUN requests over the rate limit.
+    drop_stun_rate,
+    /// STUN messages that are malformed, or no binding requests.
+    drop_stun_invalid,
+    /// Record requests over the rate limit.
+    drop_record_rate,
+    /// Record requests that do not parse.
+    drop_record_invalid,
+    /// Handshake initiations over the rate limit.
+    drop_handshake_rate,
+    /// Handshake messages that do not verify.
+    drop_handshake_invalid,
+    /// Handshake initiations that are older than one already seen.
+    drop_handshake_replay,
+    /// Handshakes that found the table of clients full.
+    drop_clients_full,
+    /// WireGuard data for an index this server did not hand out.
+    drop_unknown_index,
+    /// WireGuard data that failed to authenticate, was replayed or belongs to no session.
+    drop_unauthenticated,
+    /// In-tunnel packets over the rate limit of their client.
+    drop_control_rate,
+    /// In-tunnel packets that are no control messages this version understands, or not between client and server.
+    drop_control_invalid,
+    /// Control messages that a server is not sent, or not before a registration.
+    drop_control_unexpected,
+    /// Control messages that could not be sealed: the session is over.
+    drop_control_no_session,
+    /// Registrations with a record that has expired, is for another key, or whose key was replaced.
+    drop_register,
+    /// Introductions that are none by their first bytes.
+    drop_introduce_invalid,
+    /// Introductions to agents the server does not know.
+    drop_introduce_unknown,
+    /// Introductions that found no place to be kept.
+    drop_introduce_full,
+    /// Introductions kept that gave way to a later one of the same sender, or became too old.
+    drop_introductions_kept,
+    /// Relay channels refused, for whatever reason.
+    drop_relay_open,
+    /// Relay channels that were not used for an hour, or lost one of their ends.
+    drop_channels_closed,
+    /// Relay frames that do not parse or carry no WireGuard message.
+    drop_relay_invalid,
+    /// Relay frames on a channel that does not exist.
+    drop_relay_channel,
+    /// Relay frames that come from neither end of their channel.
+    drop_relay_source,
+    /// Relay frames over the rate limit of their client.
+    drop_relay_rate,
+    /// Relay frames over their client's fair share while more arrives than can be served.
+    drop_relay_unfair,
+    /// Clients forgotten: silent for too long, or never registered.
+    drop_clients_silent,
+    /// Clients forgotten to make room for another one.
+    drop_clients_evicted,
+    /// Records of past clients forgotten to make room for others.
+    drop_records_evicted,
 }
 
 /// One counter.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use agentnet::api::ErrorCode;
 use agentnet::config::Key;
-use agentnet::metrics::Counters;
+use agentnet::metrics::{Counters, ServerCounters};
 
 /// The tables begin and end with these lines.
 const MARKS: (&str, &str) = ("<!-- made by tests/reference.rs -->", "<!-- end -->");
@@ -32,7 +32,11 @@ fn tables() -> Vec<String> {
             writeln!(drops, "| `{reason}` | {explanation} |").unwrap();
         }
     }
-    vec![errors, settings, drops]
+    let mut server = String::from("| counter | meaning |\n|---|---|\n");
+    for (name, explanation, _) in ServerCounters::default().iter() {
+        writeln!(server, "| `{name}` | {explanation} |").unwrap();
+    }
+    vec![errors, settings, drops, server]
 }
 
 /// The file with its tables replaced by those of the program.

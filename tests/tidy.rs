@@ -27,7 +27,8 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[];
 /// layer as long as that makes no circle.
 const LAYERS: &[&[&str]] = &[
     &["identity", "wire", "time", "metrics"],
-    &["tunnel", "path", "relay", "directory", "trust", "policy", "api", "config", "audit", "dns"],
+    &["tunnel", "path", "relay", "directory", "trust", "policy", "limits", "api", "config", "audit", "dns"],
+    &["rendezvous"],
     &["node", "forwarding"],
     &["daemon"],
     &["cli"],
@@ -37,8 +38,9 @@ const LAYERS: &[&[&str]] = &[
 /// Modules that may read clocks, files and the environment, start threads and do I/O.
 const SHELL: &[&str] = &["daemon", "cli", "main"];
 
-/// Modules outside the shell that may use the platform crate: its batches and devices are what they work on.
-const PLATFORM_USERS: &[&str] = &["forwarding"];
+/// Modules outside the shell that may use the platform crate: its batches and devices are what forwarding works on, and
+/// a route names a socket by the platform's number.
+const PLATFORM_USERS: &[&str] = &["forwarding", "path"];
 
 /// What no pure module may mention.
 const IMPURE: &[&str] = &[

@@ -42,7 +42,8 @@ fn tell_starter(error: &Error) {
     let _ = out.write_all(&line).and_then(|()| out.flush());
 }
 
-fn initialise_log(config: &Config) -> Result<(), Error> {
+/// Sends the log to standard error.
+pub(super) fn initialise_log(config: &Config) -> Result<(), Error> {
     let failed =
         |why: String| Error::new(ErrorCode::Internal, format!("the log cannot be set up: {why}"), "report this");
     let filter =

@@ -171,6 +171,14 @@ pub(super) fn target(global: &Global) -> Result<Target, Error> {
     Ok(Target { socket, flags })
 }
 
+/// What global flags and environment say, for a program that is no agent: the configuration file is an agent's.
+///
+/// # Errors
+/// Everything wrong with it.
+pub(super) fn host_config(global: &Global) -> Result<Config, Error> {
+    Ok(Config::from_settings(&global_settings(global)?.over(environment()?))?)
+}
+
 /// The environment, with relative paths made absolute.
 fn environment() -> Result<Settings, Error> {
     let mut settings = Settings::from_environment(|variable| std::env::var(variable).ok());

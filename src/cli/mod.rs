@@ -23,9 +23,11 @@ mod down;
 mod human;
 mod id;
 mod load;
+mod netcheck;
 mod output;
 mod peers;
 mod ping;
+mod rendezvous;
 mod status;
 mod ticket;
 mod trust;
@@ -75,10 +77,12 @@ enum Command {
     Up(up::Args),
     Down(down::Args),
     Daemon(daemon::Args),
+    Rendezvous(rendezvous::Args),
     Id(id::Args),
     Status(status::Args),
     Ping(ping::Args),
     Why(why::Args),
+    Netcheck(netcheck::Args),
     Ticket(ticket::Args),
     Trust(trust::Args),
     Peers(peers::Args),
@@ -107,10 +111,12 @@ fn run(command: &Command, global: &Global, out: &mut Output) -> Result<(), Failu
         Command::Up(args) => up::run(args, global, out),
         Command::Down(args) => down::run(args, global, out),
         Command::Daemon(args) => daemon::run(args, global),
+        Command::Rendezvous(args) => rendezvous::run(args, global, out),
         Command::Id(args) => id::run(args, global, out),
         Command::Status(args) => status::run(args, global, out),
         Command::Ping(args) => ping::run(args, global, out),
         Command::Why(args) => why::run(args, global, out),
+        Command::Netcheck(args) => netcheck::run(args, global, out),
         Command::Ticket(args) => ticket::run(args, global, out),
         Command::Trust(args) => trust::run(args, global, out),
         Command::Peers(args) => peers::run(args, global, out),

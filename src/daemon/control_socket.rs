@@ -43,6 +43,7 @@ pub(super) enum Ask {
     TrustReject(String),
     TrustRevoke(String),
     Ping(PingRequest),
+    Netcheck,
     Down,
 }
 
@@ -114,6 +115,7 @@ fn router(requests: Requests) -> Router {
         .route("/v1/peers", get(|state| ask(state, Ask::Peers)))
         .route("/v1/config", get(|state| ask(state, Ask::Config)))
         .route("/v1/why", get(why))
+        .route("/v1/netcheck", get(|state| ask(state, Ask::Netcheck)))
         .route("/v1/trust/pending", get(|state| ask(state, Ask::TrustList { pending_only: true })))
         .route("/v1/trust/list", get(|state| ask(state, Ask::TrustList { pending_only: false })))
         .route("/v1/ping", post(|state, Body(body)| ask(state, Ask::Ping(body))))

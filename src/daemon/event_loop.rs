@@ -1,10 +1,11 @@
 //! The main thread: what happens goes into the control plane, what it answers is carried out, state first.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use agentnet_platform::network::{Network, NetworkEvent};
-use agentnet_platform::udp::DatagramSocket;
+use agentnet_platform::udp::{DatagramSocket, LocalEnd, SocketId};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -66,8 +67,9 @@ pub(super) struct EventLoop {
     /// Why the disk did not take the last change.
     store_error: Option<String>,
     store_retry: Option<Time>,
-    pings: HashMap<u64, Answer>,
-    next_ping: u64,
+    /// Callers whose answer comes as an event, by token.
+    waiting: HashMap<u64, Answer>,
+    next_token: u64,
 }
 
 /// Why the loop ends.
@@ -87,8 +89,8 @@ impl EventLoop {
             started_at: now().time,
             store_error: None,
             store_retry: None,
-            pings: HashMap::new(),
-            next_ping: 0,
+            waiting: HashMap::new(),
+            next_token: 0,
         }
     }
 
@@ -201,6 +203,19 @@ impl EventLoop {
     /// Carries out what the control plane wants. Forwarding changes at once, whatever the disk does: a revoked peer is cut
     /// off. Then the disk, and only then what others are promised.
     fn drain(&mut self) {
+        loop {
+            let inputs = self.carry_out();
+            if inputs.is_empty() {
+                return;
+            }
+            for input in inputs {
+                self.node.handle_input(now(), input);
+            }
+        }
+    }
+
+    /// Carries out what there is, and returns what that brought about.
+    fn carry_out(&mut self) -> Vec<Input> {
         let mut changes = Changes::default();
         let mut rest = Vec::new();
         while let Some(output) = self.node.poll_output() {
@@ -214,26 +229,54 @@ impl EventLoop {
         if !changes.is_empty() {
             self.commit(changes);
         }
+        let mut inputs = Vec::new();
         for output in rest {
             match output {
-                Output::Transmit { destination, local_ip, datagram } => {
-                    match self.shared.socket.send_to(&datagram, destination, local_ip) {
-                        Ok(()) => self.shared.counters.tx_datagrams.increment(),
-                        Err(error) => {
-                            tracing::debug!(%destination, %error, "a datagram was not sent");
-                            self.shared.counters.drop_out_send.increment();
-                        }
+                Output::Transmit { destination, local_ip, socket, datagram } => {
+                    self.transmit(destination, (socket, local_ip).into(), &datagram);
+                }
+                Output::OpenSockets { peer, count } => {
+                    inputs.push(Input::SocketsOpened { peer, sockets: self.open_sockets(count) });
+                }
+                Output::CloseSockets(sockets) => {
+                    for socket in sockets {
+                        self.shared.socket.close_extra(socket);
                     }
                 }
                 Output::Event(Event::Ping { token, result }) => {
-                    if let Some(answer) = self.pings.remove(&token) {
-                        let _ = answer.send(result.and_then(|reply| to_value(&reply)));
-                    }
+                    self.answer_later(token, result.and_then(|reply| to_value(&reply)));
                 }
+                Output::Event(Event::Netcheck { token, document }) => self.answer_later(token, to_value(&document)),
                 Output::Resolve { server, host } => self.resolver.resolve(server, host),
                 Output::Store(..) | Output::StoreSequence(_) | Output::Fib(_) => {}
             }
         }
+        inputs
+    }
+
+    fn transmit(&self, destination: SocketAddr, local: LocalEnd, datagram: &[u8]) {
+        match self.shared.socket.send_to(datagram, destination, local) {
+            Ok(()) => self.shared.counters.tx_datagrams.increment(),
+            Err(error) => {
+                tracing::debug!(%destination, %error, "a datagram was not sent");
+                self.shared.counters.drop_out_send.increment();
+            }
+        }
+    }
+
+    /// As many as there can be.
+    fn open_sockets(&self, count: u16) -> Vec<SocketId> {
+        let mut sockets = Vec::with_capacity(count.into());
+        for _ in 0..count {
+            match self.shared.socket.open_extra() {
+                Ok(socket) => sockets.push(socket),
+                Err(error) => {
+                    tracing::debug!(%error, opened = sockets.len(), wanted = count, "no more extra sockets");
+                    break;
+                }
+            }
+        }
+        sockets
     }
 
     fn commit(&mut self, changes: Changes) {
@@ -269,6 +312,7 @@ impl EventLoop {
             Ask::TrustReject(peer) => self.command(now, Command::TrustReject(peer)),
             Ask::TrustRevoke(peer) => self.command(now, Command::TrustRevoke(peer)),
             Ask::Ping(request) => return self.ping(now, request, answer),
+            Ask::Netcheck => return self.command_later(now, answer, |token| Command::Netcheck { token }),
             Ask::Down => Ok(Value::Null),
         };
         // The caller may have gone.
@@ -293,16 +337,27 @@ impl EventLoop {
     }
 
     fn ping(&mut self, now: Now, request: PingRequest, answer: Answer) {
-        let token = self.next_ping;
-        self.next_ping = self.next_ping.wrapping_add(1);
         let timeout = Duration::from_millis(request.timeout_ms).min(MAX_PING_TIMEOUT);
-        match self.node.command(now, Command::Ping { token, peer: request.peer, timeout }) {
+        self.command_later(now, answer, |token| Command::Ping { token, peer: request.peer, timeout });
+    }
+
+    /// A command whose answer is an event.
+    fn command_later(&mut self, now: Now, answer: Answer, command: impl FnOnce(u64) -> Command) {
+        let token = self.next_token;
+        self.next_token = self.next_token.wrapping_add(1);
+        match self.node.command(now, command(token)) {
             Ok(_) => {
-                self.pings.insert(token, answer);
+                self.waiting.insert(token, answer);
             }
             Err(error) => {
                 let _ = answer.send(Err(error));
             }
+        }
+    }
+
+    fn answer_later(&mut self, token: u64, result: Result<Value, Error>) {
+        if let Some(answer) = self.waiting.remove(&token) {
+            let _ = answer.send(result);
         }
     }
 

@@ -6,6 +6,8 @@
 //!    and two bounded queues.
 //! 3. The main thread runs the control plane (`event_loop`): it feeds [`crate::node::Node`] with what happens and
 //!    carries out what it answers, state first.
+//!
+//! The rendezvous server is apart from that (`rendezvous`): one thread (`relay_thread`), two ports, no device.
 #![allow(clippy::disallowed_methods, reason = "this is the shell: clocks, threads and files belong here")]
 
 mod control_socket;
@@ -14,6 +16,8 @@ mod host;
 mod listener;
 mod packet_threads;
 mod permission;
+mod relay_thread;
+mod rendezvous;
 mod resolver;
 mod sleep_detector;
 mod start;
@@ -24,6 +28,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use agentnet_platform::clock::boot_time;
 use agentnet_platform::privilege::{PrivilegeError, check_network_admin};
+
+pub use rendezvous::{Rendezvous, RendezvousOptions};
 
 use crate::api::{Error, ErrorCode};
 use crate::config::Config;

@@ -8,17 +8,39 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 
 use super::state_dir::unusable;
 use crate::api::{Error, ErrorCode};
-use crate::identity::{AgentId, TunnelSecret};
+use crate::identity::{AgentId, SignedRecord, TunnelSecret};
 use crate::node::StoredPeer;
+use crate::rendezvous::StoredIntroduction;
 
 /// Single values, by name.
 const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
-/// Rows of [`StoredPeer`], by agent id.
-const PEERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("peers");
+/// A table of rows, by a key of theirs.
+type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// The tables of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Table {
+    /// [`StoredPeer`], by agent id.
+    Peers,
+    /// Records of a rendezvous server's clients, by agent id.
+    Records,
+    /// [`StoredIntroduction`], by number, big endian.
+    Introductions,
+}
+
+impl Table {
+    fn definition(self) -> Rows {
+        TableDefinition::new(match self {
+            Self::Peers => "peers",
+            Self::Records => "records",
+            Self::Introductions => "introductions",
+        })
+    }
+}
 
 const FORMAT: &str = "format";
 const TUNNEL_KEY: &str = "tunnel_key";
@@ -41,7 +63,7 @@ pub(super) struct Store {
 /// What is to be written.
 #[derive(Default)]
 pub(super) struct Changes {
-    peers: HashMap<AgentId, Option<Vec<u8>>>,
+    rows: HashMap<(Table, Vec<u8>), Option<Vec<u8>>>,
     values: HashMap<&'static str, Vec<u8>>,
 }
 
@@ -53,18 +75,39 @@ pub(super) struct Loaded {
     pub(super) port: Option<u16>,
     pub(super) ipv4_range: Option<Ipv4Net>,
     pub(super) peers: Vec<StoredPeer>,
+    pub(super) records: Vec<SignedRecord>,
+    /// In the order of their numbers.
+    pub(super) introductions: Vec<StoredIntroduction>,
     /// Rows that cannot be read. They are left alone.
     pub(super) unreadable: usize,
 }
 
 impl Changes {
     pub(super) fn is_empty(&self) -> bool {
-        self.peers.is_empty() && self.values.is_empty()
+        self.rows.is_empty() && self.values.is_empty()
     }
 
     /// Store or forget a peer.
     pub(super) fn peer(&mut self, id: AgentId, row: Option<&StoredPeer>) {
-        self.peers.insert(id, row.map(StoredPeer::encode));
+        self.rows.insert((Table::Peers, id.as_bytes().to_vec()), row.map(StoredPeer::encode));
+    }
+
+    /// Store or forget the record of a client.
+    pub(super) fn record(&mut self, id: AgentId, record: Option<&SignedRecord>) {
+        let row = record.map(|record| record.as_bytes().to_vec());
+        self.rows.insert((Table::Records, id.as_bytes().to_vec()), row);
+    }
+
+    /// Store or forget an introduction that waits.
+    pub(super) fn introduction(&mut self, number: u64, stored: Option<&StoredIntroduction>) {
+        let row = stored.map(StoredIntroduction::encode);
+        self.rows.insert((Table::Introductions, number.to_be_bytes().to_vec()), row);
+    }
+
+    /// Adds later changes.
+    pub(super) fn extend(&mut self, later: Self) {
+        self.rows.extend(later.rows);
+        self.values.extend(later.values);
     }
 
     pub(super) fn sequence(&mut self, sequence: u64) {
@@ -101,8 +144,7 @@ impl Store {
 
     /// Writes changes, and what waited before, in one transaction. They are on disk when this returns `Ok`.
     pub(super) fn commit(&mut self, changes: Changes) -> io::Result<()> {
-        self.waiting.peers.extend(changes.peers);
-        self.waiting.values.extend(changes.values);
+        self.waiting.extend(changes);
         self.retry()
     }
 
@@ -183,13 +225,13 @@ fn write(database: &Database, changes: &Changes) -> Result<(), redb::Error> {
         for (key, value) in &changes.values {
             values.insert(*key, value.as_slice())?;
         }
-        let mut peers = transaction.open_table(PEERS)?;
-        for (id, row) in &changes.peers {
-            match row {
-                Some(row) => peers.insert(id.as_bytes().as_slice(), row.as_slice())?,
-                None => peers.remove(id.as_bytes().as_slice())?,
-            };
-        }
+    }
+    for ((table, key), row) in &changes.rows {
+        let mut rows = transaction.open_table(table.definition())?;
+        match row {
+            Some(row) => rows.insert(key.as_slice(), row.as_slice())?,
+            None => rows.remove(key.as_slice())?,
+        };
     }
     transaction.commit()?;
     Ok(())
@@ -222,18 +264,37 @@ fn load(database: &Database) -> Result<Result<Loaded, Error>, redb::Error> {
         let octets: [u8; 4] = value.get(..4)?.try_into().ok()?;
         Ipv4Net::new(Ipv4Addr::from(octets), *value.get(4)?).ok()
     });
-    let peers = transaction.open_table(PEERS)?;
-    for row in peers.iter()? {
+    let damaged = &mut loaded.unreadable;
+    loaded.peers = rows(&transaction, Table::Peers, damaged, StoredPeer::decode)?;
+    loaded.records = rows(&transaction, Table::Records, damaged, SignedRecord::decode)?;
+    loaded.introductions = rows(&transaction, Table::Introductions, damaged, StoredIntroduction::decode)?;
+    Ok(Ok(loaded))
+}
+
+/// The rows of a table that can be read; those that cannot are counted.
+fn rows<T, E: std::fmt::Display>(
+    transaction: &ReadTransaction,
+    table: Table,
+    unreadable: &mut usize,
+    decode: impl Fn(&[u8]) -> Result<T, E>,
+) -> Result<Vec<T>, redb::Error> {
+    let rows = match transaction.open_table(table.definition()) {
+        Ok(rows) => rows,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut decoded = Vec::new();
+    for row in rows.iter()? {
         let (_, row) = row?;
-        match StoredPeer::decode(row.value()) {
-            Ok(peer) => loaded.peers.push(peer),
+        match decode(row.value()) {
+            Ok(row) => decoded.push(row),
             Err(error) => {
-                tracing::error!(%error, "a stored peer cannot be read");
-                loaded.unreadable += 1;
+                tracing::error!(%error, ?table, "a stored row cannot be read");
+                *unreadable += 1;
             }
         }
     }
-    Ok(Ok(loaded))
+    Ok(decoded)
 }
 
 fn open_error(path: &Path, error: &DatabaseError) -> Error {

@@ -26,6 +26,7 @@ pub struct Fib {
     routes: HashMap<IpAddr, Arc<FibPeer>>,
     tunnels: HashMap<TunnelIndex, Arc<FibPeer>>,
     relays: HashSet<SocketAddr>,
+    stun_sources: HashSet<SocketAddr>,
 }
 
 /// One peer as packet threads see it.
@@ -115,7 +116,7 @@ impl Fib {
             }
             tunnels.insert(index, peer);
         }
-        Self { own_ipv6, own_ipv4, ipv4_range, routes, tunnels, relays: HashSet::new() }
+        Self { own_ipv6, own_ipv4, ipv4_range, routes, tunnels, relays: HashSet::new(), stun_sources: HashSet::new() }
     }
 
     /// With the transport addresses that relay frames may come from: those of the servers this agent has sessions with.
@@ -129,6 +130,19 @@ impl Fib {
     #[must_use]
     pub fn is_relay(&self, source: SocketAddr) -> bool {
         self.relays.contains(&source)
+    }
+
+    /// With the transport addresses that STUN answers are expected from.
+    #[must_use]
+    pub fn with_stun_sources(mut self, sources: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.stun_sources.extend(sources);
+        self
+    }
+
+    /// Whether a STUN answer is expected from here.
+    #[must_use]
+    pub fn is_stun_source(&self, source: SocketAddr) -> bool {
+        self.stun_sources.contains(&source)
     }
 
     /// The trusted peer with this address.

@@ -67,7 +67,8 @@ impl Inbound {
         let mut run: Option<Run<'_>> = None;
         for datagram in received.datagrams() {
             self.counters.rx_datagrams.increment();
-            let path = PeerPath { endpoint: datagram.source, local_ip: datagram.destination_ip, relay: None };
+            let (endpoint, local_ip, socket) = (datagram.source, datagram.destination_ip, datagram.socket);
+            let path = PeerPath { endpoint, local_ip, socket, relay: None };
             if fib.is_overlay(path.endpoint.ip()) {
                 self.counters.drop_in_overlay.increment();
                 continue;
@@ -249,8 +250,9 @@ impl Inbound {
             DatagramKind::Introduction if data.len() <= MAX_INTRODUCTION_LEN => notices.stranger(datagram()),
             DatagramKind::Introduction => return self.counters.drop_introduction_invalid.increment(),
             DatagramKind::RecordAnswer => notices.stranger(datagram()),
-            DatagramKind::Stun
-            | DatagramKind::Relay
+            DatagramKind::Stun if fib.is_stun_source(path.endpoint) => notices.stranger(datagram()),
+            DatagramKind::Stun => return self.counters.drop_in_stun.increment(),
+            DatagramKind::Relay
             | DatagramKind::RecordRequest
             | DatagramKind::Unknown
             | DatagramKind::WireguardData { .. } => {

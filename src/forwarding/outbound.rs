@@ -278,7 +278,7 @@ impl<'a> Run<'a> {
             let mut begun = false;
             // Without room, which the size of the batch rules out, the next batch refreshes.
             let room = path.prefix_len() + CONTROL_OUTPUT_LEN;
-            let _ = send.push_with(path.endpoint, path.local_ip, room, |out| {
+            let _ = send.push_with(path.endpoint, path.local(), room, |out| {
                 path.frame(out, |out| {
                     let refreshed = tunnel.refresh(now, out).unwrap_or_default();
                     begun = refreshed.initiation;
@@ -310,8 +310,8 @@ impl<'a> Run<'a> {
         let room = path.prefix_len() + sealed_len(packet.len());
         let seal = |out: &mut [u8]| path.frame(out, |out| tunnel.seal(now, packet, out).unwrap_or(0));
         match fragmentable {
-            false => send.push_with(path.endpoint, path.local_ip, room, seal),
-            true => send.push_fragmentable(path.endpoint, path.local_ip, room, seal),
+            false => send.push_with(path.endpoint, path.local(), room, seal),
+            true => send.push_fragmentable(path.endpoint, path.local(), room, seal),
         }
     }
 

@@ -29,7 +29,7 @@ impl Node {
         let hosts = self.local_addresses.iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(*ip, self.port));
         let mut all: Vec<Candidate> = hosts.map(|address| Candidate { kind: CandidateKind::Host, address }).collect();
         let seen = self.servers.values().filter_map(super::servers::Server::observed);
-        for address in seen {
+        for address in seen.chain(self.mapped_addresses()) {
             if all.len() < MAX_PATH_CANDIDATES && !all.iter().any(|known| known.address == address) {
                 all.push(Candidate { kind: CandidateKind::ServerReflexive, address });
             }
@@ -43,7 +43,10 @@ impl Node {
     }
 
     /// How this agent's NATs map, as far as its servers show.
-    fn own_mapping(&self) -> Mapping {
+    pub(super) fn own_mapping(&self) -> Mapping {
+        if let Some(measured) = self.gather.report().mapping {
+            return measured;
+        }
         let seen: Vec<SocketAddr> =
             self.servers.values().filter_map(super::servers::Server::observed).filter(SocketAddr::is_ipv4).collect();
         match seen.as_slice() {
@@ -96,7 +99,13 @@ impl Node {
         let Some(link) = self.link_mut(id) else { return };
         let again = TELL_AGAIN.get(link.told.times).map(|after| now.time + *after);
         link.told.times += 1;
-        if self.send_control(now, id, &ControlMessage::Path(message)) {
+        let message = ControlMessage::Path(message);
+        // Through the relays as well: the primary path may be what has just died.
+        let primary = self.peers.get(&id).and_then(|peer| peer.link.as_ref()).and_then(|link| link.paths.primary());
+        for relay in self.open_relays(now, id).into_iter().filter(|route| Some(*route) != primary) {
+            self.send_control_on(now, id, &message, relay);
+        }
+        if self.send_control(now, id, &message) {
             self.timers.set(TimerKind::Candidates(id), again);
         } else {
             self.forget_told(id);
@@ -104,7 +113,14 @@ impl Node {
     }
 
     /// A peer says where it may be reached.
-    pub(super) fn candidates_received(&mut self, now: Now, id: AgentId, sequence: u64, candidates: &[Candidate]) {
+    pub(super) fn candidates_received(
+        &mut self,
+        now: Now,
+        id: AgentId,
+        sequence: u64,
+        candidates: &[Candidate],
+        mapping: Mapping,
+    ) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = &mut peer.link else { return };
         // Each list can make this side send probes to addresses that the peer made up.
@@ -115,9 +131,11 @@ impl Node {
             return;
         }
         link.told.theirs = sequence;
+        let moved = link.search.note(mapping, candidates);
         link.paths.candidates_received(now.time, candidates.iter().filter_map(to_try));
         peer.note_candidates(candidates.iter().filter(|candidate| to_try(candidate).is_some()).map(|c| c.address));
         self.store(id);
+        self.search_may_help(now, id, moved);
         self.carry_out_paths(now, id);
     }
 }

@@ -9,6 +9,7 @@ use super::resolve::{Among, is_self};
 use super::{Event, Node, Output, TimerKind};
 use crate::api::{self, Error, ErrorCode, TrustState};
 use crate::identity::{AgentId, Ticket};
+use crate::path::Route;
 use crate::policy::PortSpec;
 use crate::time::{Now, Time};
 use crate::trust::{Grant, Ours};
@@ -34,6 +35,11 @@ pub enum Command {
         peer: String,
         /// When to give up.
         timeout: Duration,
+    },
+    /// Find out how this host looks from outside; answered by [`Event::Netcheck`] within five seconds.
+    Netcheck {
+        /// Chosen by the caller, unique among those unanswered.
+        token: u64,
     },
 }
 
@@ -67,6 +73,7 @@ impl Node {
             Command::TrustReject(peer) => self.trust_reject(now, &peer),
             Command::TrustRevoke(peer) => self.trust_revoke(now, &peer),
             Command::Ping { token, peer, timeout } => self.ping(now, token, &peer, timeout),
+            Command::Netcheck { token } => self.netcheck(now, token),
         }
     }
 
@@ -223,7 +230,8 @@ impl Node {
         }
     }
 
-    pub(super) fn pong_received(&mut self, now: Now, id: AgentId, nonce: u64) {
+    /// The answer to an echo came on this route.
+    pub(super) fn pong_received(&mut self, now: Now, id: AgentId, nonce: u64, route: Option<Route>) {
         let found = self.pings.iter().find(|(_, ping)| ping.peer == id && ping.nonce == nonce);
         let Some((token, sent)) = found.map(|(token, ping)| (*token, ping.sent)) else { return };
         self.pings.remove(&token);
@@ -234,7 +242,11 @@ impl Node {
         if let Some(link) = &mut peer.link {
             link.rtt_ms = Some(rtt_ms);
         }
-        let result = Ok(api::PingReply { id, name: peer.name(), rtt_ms, path: report::path_status(now, peer, mtu) });
+        let mut path = report::path_status(now, peer, mtu);
+        if let Some(route) = route {
+            path.set_route(route);
+        }
+        let result = Ok(api::PingReply { id, name: peer.name(), rtt_ms, path });
         self.outputs.push_back(Output::Event(Event::Ping { token, result }));
     }
 

@@ -8,7 +8,9 @@ use super::{Node, TimerKind, VERSIONS};
 use crate::forwarding::PeerPath;
 use crate::identity::{AgentId, TunnelPublic};
 use crate::time::Now;
-use crate::wire::control::{ControlError, ControlMessage, ControlPacket, GoodbyeReason, Hello, PathMessage};
+use crate::wire::control::{
+    ControlError, ControlMessage, ControlPacket, GoodbyeReason, Hello, PathMessage, RendezvousMessage,
+};
 
 /// The first hello that is not acknowledged goes out again after this.
 const FIRST_RESEND: Duration = Duration::from_millis(300);
@@ -55,7 +57,10 @@ impl Node {
                 // Back the way it came: that is the path it asks about.
                 self.send_control_to(now, id, &ControlMessage::Pong { token }, path);
             }
-            ControlMessage::Pong { token } => self.pong_received(now, id, token),
+            ControlMessage::Pong { token } => {
+                let route = self.route_of(path);
+                self.pong_received(now, id, token, route);
+            }
             ControlMessage::Path(PathMessage::Probe { token, length }) => {
                 let reply = PathMessage::ProbeReply { token, observed: path.endpoint, received: length };
                 self.send_control_to(now, id, &ControlMessage::Path(reply), path);
@@ -63,12 +68,19 @@ impl Node {
             ControlMessage::Path(PathMessage::ProbeReply { token, observed, received }) => {
                 self.probe_answered(now, id, (token, received), observed, path);
             }
-            ControlMessage::Path(PathMessage::Candidates { sequence, candidates, .. }) => {
-                self.candidates_received(now, id, sequence, &candidates);
+            ControlMessage::Path(PathMessage::Candidates { sequence, candidates, mapping }) => {
+                self.candidates_received(now, id, sequence, &candidates, mapping);
             }
             // One that was overtaken by a new session ends nothing.
             ControlMessage::Goodbye { reason } if newest => self.handle_goodbye(now, id, reason),
             ControlMessage::Goodbye { .. } => {}
+            ControlMessage::Rendezvous(RendezvousMessage::Introduce { recipient, sealed }) => {
+                self.pass_on_introduction(now, id, recipient, sealed);
+            }
+            ControlMessage::Rendezvous(RendezvousMessage::Introduction { sealed, observed }) => {
+                let allowed = self.link_mut(id).is_some_and(|link| link.hellos_received.take(now.time, HELLO_RATE));
+                self.introduction_passed(now, allowed, observed, &sealed);
+            }
             ControlMessage::Rendezvous(_) => self.counters.drop_control_invalid.increment(),
         }
     }

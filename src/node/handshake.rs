@@ -23,6 +23,7 @@ impl Node {
             DatagramKind::WireguardCookie => self.handle_cookie(&datagram.data),
             DatagramKind::Introduction => self.handle_introduction(now, datagram),
             DatagramKind::RecordAnswer => self.handle_record_answer(now, datagram),
+            DatagramKind::Stun => self.stun_received(now, datagram),
             _ => self.counters.drop_in_unknown_kind.increment(),
         }
     }
@@ -194,6 +195,7 @@ impl Node {
             && refreshed.initiation
         {
             self.transmit_everywhere(now, id, &initiation);
+            self.introduce_through_peers(now, id);
         } else if !datagram.is_empty()
             && let Some(path) = link.shared.path.load_full()
         {

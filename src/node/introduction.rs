@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::limits::{MAX_PEERS, MAX_REFUSED, backoff};
+use super::limits::{HELLO_RATE, MAX_PEERS, MAX_REFUSED, backoff};
 use super::peer::RecordSource;
 use super::{Node, TimerKind};
 use crate::api::TrustState;
@@ -12,7 +12,7 @@ use crate::identity::AgentId;
 use crate::policy::PortSpec;
 use crate::time::Now;
 use crate::trust::{Admission, Grant, Ours, Request, admit};
-use crate::wire::control::{IntroducedStatus, RendezvousMessage};
+use crate::wire::control::{ControlMessage, IntroducedStatus, RendezvousMessage};
 use crate::wire::introduction::{Introduction, TrustRequest};
 
 /// The first unanswered introduction goes out again after this; UDP may have lost it.
@@ -21,6 +21,10 @@ const FIRST_RESEND: Duration = Duration::from_millis(500);
 /// be off; nothing is gained by asking more often.
 const LONGEST_RESEND: Duration = Duration::from_secs(60);
 
+/// Trusted peers that are asked to pass an introduction on.
+const MAX_HELPERS: usize = 4;
+/// They are asked this often at most: as often as a new initiation is made.
+const INTRODUCE_INTERVAL: Duration = Duration::from_secs(4);
 /// Introductions whose time is further from this host's clock are refused, milliseconds: a week covers a clock without
 /// a battery that was set by hand.
 const LONGEST_DELAY_MS: u64 = 7 * 24 * 3600 * 1000;
@@ -28,15 +32,33 @@ const LONGEST_DELAY_MS: u64 = 7 * 24 * 3600 * 1000;
 impl Node {
     /// Asks (again) for trust.
     pub(super) fn introduction_timer(&mut self, now: Now, id: AgentId) {
-        self.check_record(now);
-        let candidates = self.own_transport_addresses();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let attempt = peer.asking.attempts;
         peer.asking.attempts = attempt.saturating_add(1);
         peer.asking.first.get_or_insert(now.time);
         peer.asking.last = Some(now.time);
+        let addresses = peer.addresses.clone();
+        let servers: Vec<_> = peer.record.record().rendezvous.clone();
+        let again = now.time + backoff(attempt, FIRST_RESEND, LONGEST_RESEND);
+        self.timers.set(TimerKind::Introduction(id), Some(again));
+        let Some(datagram) = self.seal_introduction(now, id) else { return };
+        tracing::debug!(peer = %id.short(), attempt, "introduction sent");
+        for destination in addresses {
+            self.transmit_on(&PeerPath::direct(destination), datagram.clone());
+        }
+        for server in servers {
+            self.borrow_server(now, &server);
+            self.introduce_through(now, server.id, id, &datagram);
+        }
+    }
+
+    /// What tells a peer who this agent is and where, whoever passes it on.
+    fn seal_introduction(&mut self, now: Now, id: AgentId) -> Option<Vec<u8>> {
+        self.check_record(now);
+        let candidates = self.own_transport_addresses();
         let mut nonce = [0; 16];
         self.rng.fill_bytes(&mut nonce);
+        let peer = self.peers.get(&id)?;
         let introduction = Introduction {
             recipient: id,
             record: self.record.clone(),
@@ -48,24 +70,56 @@ impl Node {
             initiation: None,
         };
         let tunnel_key = peer.record.record().tunnel_key;
-        let addresses = peer.addresses.clone();
-        let servers: Vec<_> = peer.record.record().rendezvous.clone();
-        let again = now.time + backoff(attempt, FIRST_RESEND, LONGEST_RESEND);
-        self.timers.set(TimerKind::Introduction(id), Some(again));
         match introduction.seal(&self.identity, &tunnel_key, &mut *self.rng) {
             Ok(datagram) => {
-                tracing::debug!(peer = %id.short(), attempt, "introduction sent");
                 self.counters.introductions_sent.increment();
-                for destination in addresses {
-                    self.transmit_on(&PeerPath::direct(destination), datagram.clone());
-                }
-                for server in servers {
-                    self.borrow_server(now, &server);
-                    self.introduce_through(now, server.id, id, &datagram);
-                }
+                Some(datagram)
             }
             // Lengths are checked when the request is made; a record that grew since then is the one way here.
-            Err(error) => tracing::warn!(peer = %id.short(), %error, "introduction not sent"),
+            Err(error) => {
+                tracing::warn!(peer = %id.short(), %error, "introduction not sent");
+                None
+            }
+        }
+    }
+
+    /// A trusted peer does not answer where it was. Other peers may know where it is: they pass on where this agent is,
+    /// and it answers, if it wants to.
+    pub(super) fn introduce_through_peers(&mut self, now: Now, id: AgentId) {
+        let in_session = |link: &super::peer::Link| link.shared.tunnel.lock().has_session(now.time) && !link.stopped;
+        let others = self.peers.values().filter(|peer| peer.id != id && peer.trusted);
+        let helpers = others.filter(|peer| peer.link.as_ref().is_some_and(in_session)).map(|peer| peer.id);
+        let helpers: Vec<AgentId> = helpers.take(MAX_HELPERS).collect();
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.trusted && !helpers.is_empty()) else { return };
+        let Some(link) = &mut peer.link else { return };
+        let lately = link.introduced.is_some_and(|at| now.time.since(at) < INTRODUCE_INTERVAL);
+        if lately || link.shared.tunnel.lock().has_session(now.time) {
+            return;
+        }
+        link.introduced = Some(now.time);
+        let Some(sealed) = self.seal_introduction(now, id) else { return };
+        let message = RendezvousMessage::Introduce { recipient: id, sealed };
+        if message.check().is_ok() {
+            for helper in helpers {
+                self.send_control(now, helper, &ControlMessage::Rendezvous(message.clone()));
+            }
+        }
+    }
+
+    /// A trusted peer asks to pass an introduction on. Only to a trusted peer in session, to which this agent does not
+    /// say more than that somebody it can verify itself wants to talk.
+    pub(super) fn pass_on_introduction(&mut self, now: Now, from: AgentId, to: AgentId, sealed: Vec<u8>) {
+        let observed =
+            self.peers.get(&from).and_then(|peer| peer.link.as_ref()).and_then(super::peer::Link::direct_endpoint);
+        let both = [from, to].iter().all(|id| self.peers.get(id).is_some_and(|peer| peer.trusted));
+        let allowed = self.link_mut(from).is_some_and(|link| link.hellos_received.take(now.time, HELLO_RATE));
+        if !both || !allowed {
+            return self.counters.drop_control_rate.increment();
+        }
+        let Some(observed) = observed else { return };
+        let message = RendezvousMessage::Introduction { sealed, observed };
+        if self.send_control(now, to, &ControlMessage::Rendezvous(message)) {
+            self.counters.introductions_passed_on.increment();
         }
     }
 
@@ -88,7 +142,20 @@ impl Node {
         if !self.introductions.allow(now.time, source) {
             return self.counters.drop_introduction_rate.increment();
         }
-        let introduction = match Introduction::open(&datagram.data, &self.tunnel_secret, &self.id) {
+        self.open_introduction(now, source, &datagram.data);
+    }
+
+    /// An introduction that a server or a peer passed on, from an agent it says it saw at `observed`. Who passes on has a
+    /// rate of its own: it must not use up what strangers may send, nor choose whose share it uses.
+    pub(super) fn introduction_passed(&mut self, now: Now, allowed: bool, observed: SocketAddr, sealed: &[u8]) {
+        if !allowed {
+            return self.counters.drop_introduction_rate.increment();
+        }
+        self.open_introduction(now, observed, sealed);
+    }
+
+    fn open_introduction(&mut self, now: Now, source: SocketAddr, sealed: &[u8]) {
+        let introduction = match Introduction::open(sealed, &self.tunnel_secret, &self.id) {
             Ok(introduction) => introduction,
             Err(error) => {
                 tracing::debug!(%source, %error, "introduction not accepted");

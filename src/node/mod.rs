@@ -13,16 +13,19 @@
 //! # Where things are
 //!
 //! The life of one peer is `peer`. Handshakes with it are in `handshake`, first contact in `introduction`, messages
-//! inside the session in `control`, its paths in `paths`, `mtu`, `relays` and `candidates`. Sessions with rendezvous servers are
-//! in `servers`. What users ask for is in `commands`, what they are told in `report`.
+//! inside the session in `control`, its paths in `paths`, `mtu`, `relays`, `candidates` and `hard_nat`. Sessions with
+//! rendezvous servers are in `servers`, how this host looks from outside in `netcheck`. What users ask for is in `commands`,
+//! what they are told in `report`.
 
 mod candidates;
 mod commands;
 mod control;
 mod handshake;
+mod hard_nat;
 mod introduction;
 pub mod limits;
 mod mtu;
+mod netcheck;
 mod paths;
 mod peer;
 mod relays;
@@ -45,6 +48,7 @@ use crate::identity::{
     TunnelSecret, VersionRange, overlay_ipv6,
 };
 use crate::metrics::Counters;
+use crate::path::{Gather, SocketId};
 use crate::time::{Now, Time};
 use crate::tunnel::IndexTable;
 
@@ -52,7 +56,8 @@ pub use commands::{Command, Reply};
 pub use stored::{StoredError, StoredPeer};
 pub use timers::TimerKind;
 
-use limits::{Bucket, INITIATION_RATES, INTRODUCTION_RATES, KNOWN_INITIATION_RATES, PROBE_RATE, RateLimiter};
+use crate::limits::{Bucket, RateLimiter};
+use limits::{INITIATION_RATES, INTRODUCTION_RATES, KNOWN_INITIATION_RATES, PROBE_RATE};
 use peer::Peer;
 use servers::Server;
 use timers::Timers;
@@ -110,6 +115,13 @@ pub enum Input {
         /// What it stands for; nothing if that could not be found out.
         addresses: Vec<SocketAddr>,
     },
+    /// Extra sockets are open.
+    SocketsOpened {
+        /// The peer they are for.
+        peer: AgentId,
+        /// As many of those wanted as there could be.
+        sockets: Vec<SocketId>,
+    },
     /// [`Node::poll_timeout`] has passed.
     Timeout,
 }
@@ -123,9 +135,20 @@ pub enum Output {
         destination: SocketAddr,
         /// From this local address, if the peer knows this agent by it.
         local_ip: Option<IpAddr>,
+        /// From this local socket.
+        socket: SocketId,
         /// The datagram.
         datagram: Vec<u8>,
     },
+    /// Open so many extra sockets; answered by [`Input::SocketsOpened`].
+    OpenSockets {
+        /// The peer they are for.
+        peer: AgentId,
+        /// At most 256.
+        count: u16,
+    },
+    /// Close extra sockets.
+    CloseSockets(Vec<SocketId>),
     /// Look up the name of a rendezvous server; answered by [`Input::Resolved`].
     Resolve {
         /// The server.
@@ -153,6 +176,13 @@ pub enum Event {
         /// The answer.
         result: Result<crate::api::PingReply, crate::api::Error>,
     },
+    /// The network was checked.
+    Netcheck {
+        /// The number given with [`Command::Netcheck`].
+        token: u64,
+        /// What was found out.
+        document: Box<crate::api::Netcheck>,
+    },
 }
 
 /// The control plane of one agent. See the [module](self) for how to drive it.
@@ -175,9 +205,18 @@ pub struct Node {
     indices: IndexTable<AgentId>,
     timers: Timers,
     pings: HashMap<u64, commands::PendingPing>,
+    gather: Gather,
+    /// Where its answers come from, as packet threads know it.
+    stun_sources: Vec<SocketAddr>,
+    /// Who waits for a check of the network.
+    netchecks: Vec<u64>,
     initiations: RateLimiter,
     known_initiations: RateLimiter,
     introductions: RateLimiter,
+    /// Extra sockets, and the peers they are for.
+    extra_sockets: HashMap<SocketId, AgentId>,
+    /// For which peer a way through hard NATs was searched last.
+    searching: Option<AgentId>,
     /// For probes of all paths to all peers.
     probe_budget: Bucket,
     counters: Arc<Counters>,
@@ -195,6 +234,8 @@ impl Node {
     pub fn new(now: Now, config: NodeConfig) -> Result<Self, crate::identity::RecordError> {
         let id = config.identity.id();
         let record = make_record(now, &config, id, config.record_sequence)?;
+        let mut gather = Gather::new(config.port);
+        gather.set_local_addresses(&config.local_addresses);
         let mut node = Self {
             id,
             ipv6: overlay_ipv6(&id),
@@ -213,9 +254,14 @@ impl Node {
             indices: IndexTable::new(),
             timers: Timers::default(),
             pings: HashMap::new(),
+            gather,
+            stun_sources: Vec::new(),
+            netchecks: Vec::new(),
             initiations: RateLimiter::new(INITIATION_RATES),
             known_initiations: RateLimiter::new(KNOWN_INITIATION_RATES),
             introductions: RateLimiter::new(INTRODUCTION_RATES),
+            extra_sockets: HashMap::new(),
+            searching: None,
             probe_budget: Bucket::full(now.time, PROBE_RATE),
             counters: config.counters,
             rng: config.rng,
@@ -263,6 +309,7 @@ impl Node {
             Input::AddressesChanged(addresses) => self.handle_addresses(now, addresses),
             Input::NetworkChanged => self.handle_network_change(now),
             Input::Resolved { server, addresses } => self.server_resolved(now, server, addresses),
+            Input::SocketsOpened { peer, sockets } => self.sockets_opened(now, peer, sockets),
             Input::Timeout => {
                 while let Some(kind) = self.timers.pop_due(now.time) {
                     self.handle_timer(now, kind);
@@ -311,10 +358,13 @@ impl Node {
             TimerKind::Path(peer) => self.path_timer(now, peer),
             TimerKind::Server(server) => self.server_timer(now, server),
             TimerKind::Candidates(peer) => self.candidates_timer(now, peer),
+            TimerKind::Search(peer) => self.search_timer(now, peer),
             TimerKind::Hello(peer) => self.hello_timer(now, peer),
             TimerKind::Introduction(peer) => self.introduction_timer(now, peer),
             TimerKind::Trust(peer) => self.trust_changed(now, peer),
             TimerKind::Ping(token) => self.ping_expired(token),
+            TimerKind::Gather => self.gather_timer(now),
+            TimerKind::Netcheck => self.finish_netchecks(),
             TimerKind::RecordRenewal => self.renew_record(now),
         }
     }
@@ -325,12 +375,14 @@ impl Node {
         }
         tracing::info!(count = addresses.len(), "local addresses changed");
         self.local_addresses = addresses;
+        self.moved(now);
         self.handle_network_change(now);
     }
 
     fn handle_network_change(&mut self, now: Now) {
         // First the servers: what goes through a relay passes only when it knows where this agent is.
         self.refresh_servers(now);
+        self.measure_again(now);
         self.own_candidates_changed(now);
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             self.network_changed_for(now, id);
@@ -363,7 +415,9 @@ impl Node {
         let entries = self.peers.values().filter_map(Peer::fib_entry);
         let entries = entries.chain(self.servers.values().filter_map(Server::fib_entry));
         let relays = self.servers.values().flat_map(Server::relay_addresses);
-        Fib::new(self.ipv6, own_ipv4, range, entries).with_relays(relays)
+        Fib::new(self.ipv6, own_ipv4, range, entries)
+            .with_relays(relays)
+            .with_stun_sources(self.stun_sources.iter().copied())
     }
 }
 

@@ -32,11 +32,7 @@ impl Node {
                 continue;
             }
             let message = PathMessage::Probe { token: probe.token, length: probe.length };
-            let Some(ipv6) = self.peers.get(&id).map(|peer| peer.ipv6) else { return };
-            let packet = ControlMessage::Path(message).emit(self.ipv6, ipv6);
-            if let Some(datagram) = self.seal_for(now, id, &packet) {
-                self.transmit_on_route(now, id, probe.route, datagram);
-            }
+            self.send_control_on(now, id, &ControlMessage::Path(message), probe.route);
         }
         self.apply_mtu(id);
     }

@@ -15,7 +15,7 @@ use crate::time::{Now, Time};
 use crate::wire::control::{ControlMessage, MIN_PROBE_LEN, PathMessage};
 
 /// How often traffic is looked at while there is any: what is sent and not answered must be seen well within a second.
-const TRAFFIC_TICK: Duration = Duration::from_millis(250);
+const TRAFFIC_TICK: Duration = Duration::from_millis(100);
 
 impl Node {
     /// An authenticated packet came another way than the primary path.
@@ -48,6 +48,14 @@ impl Node {
         link.paths.add_candidates(now.time, relays.into_iter().map(relayed));
         link.paths.add_candidates(now.time, peer.addresses.iter().map(host));
         self.carry_out_paths(now, id);
+    }
+
+    /// This host's addresses or routes changed.
+    pub(super) fn host_moved(&mut self, now: Now, id: AgentId) {
+        if let Some(link) = self.link_mut(id) {
+            link.paths.host_moved(now.time);
+            self.carry_out_paths(now, id);
+        }
     }
 
     pub(super) fn path_timer(&mut self, now: Now, id: AgentId) {
@@ -100,15 +108,21 @@ impl Node {
         }
         self.carry_out_mtu(now, id);
         self.arm_path_timer(now, id);
+        self.consider_search(now, id);
     }
 
     fn send_probe(&mut self, now: Now, id: AgentId, route: Route, token: u64) {
         if !self.probe_budget.take(now.time, PROBE_RATE) {
             return self.counters.drop_out_probe.increment();
         }
+        let probe = PathMessage::Probe { token, length: MIN_PROBE_LEN };
+        self.send_control_on(now, id, &ControlMessage::Path(probe), route);
+    }
+
+    /// Seals a control message and sends it on this route, if there is a session.
+    pub(super) fn send_control_on(&mut self, now: Now, id: AgentId, message: &ControlMessage, route: Route) {
         let Some(peer) = self.peers.get(&id) else { return };
-        let probe = ControlMessage::Path(PathMessage::Probe { token, length: MIN_PROBE_LEN });
-        let packet = probe.emit(self.ipv6, peer.ipv6);
+        let packet = message.emit(self.ipv6, peer.ipv6);
         if let Some(datagram) = self.seal_for(now, id, &packet) {
             self.transmit_on_route(now, id, route, datagram);
         }
@@ -174,6 +188,11 @@ impl Link {
         if self.paths.primary().is_none_or(Route::is_relayed) {
             self.connecting_since.get_or_insert(now);
         }
+    }
+
+    /// Where it is, as seen from here.
+    pub(super) fn direct_endpoint(&self) -> Option<SocketAddr> {
+        self.paths.primary()?.address()
     }
 
     /// Tells the path machine what moved since the last look.

@@ -17,7 +17,8 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use super::candidates::Told;
-use super::limits::{Bucket, HELLO_RATE, MAX_ADDRESSES, MESSAGE_RATE};
+use super::hard_nat::Search;
+use super::limits::{HELLO_RATE, MAX_ADDRESSES, MESSAGE_RATE};
 use super::relays::RelayLeg;
 use super::stored::StoredPeer;
 use super::{Node, Output, TimerKind};
@@ -26,6 +27,7 @@ use crate::forwarding::{FibPeer, Ipv4Aliases, PeerPath, SharedPeer, WAITING_PACK
 use crate::identity::{
     AgentId, DEFAULT_IPV4_RANGE, SignedRecord, TunnelPublic, is_overlay, overlay_ipv6, preferred_ipv4,
 };
+use crate::limits::Bucket;
 use crate::path::{PathMtus, PathSet};
 use crate::policy::{FlowTable, PortSpec};
 use crate::time::{Now, Time};
@@ -103,6 +105,10 @@ pub(super) struct Link {
     /// Channels to it, by relay.
     pub(super) relays: BTreeMap<AgentId, RelayLeg>,
     pub(super) told: Told,
+    /// For a way through hard NATs.
+    pub(super) search: Search,
+    /// When other peers were last asked to introduce this agent to it.
+    pub(super) introduced: Option<Time>,
     /// Bytes sent and received when traffic was last looked at.
     pub(super) moved: (u64, u64),
     pub(super) path_since: Option<Time>,
@@ -278,6 +284,8 @@ impl Node {
         match self.peers.get_mut(&id) {
             None if full => return false,
             None => {
+                // An agent one talks to is not also one's server.
+                self.drop_server(now, id);
                 self.peers.insert(id, Peer::new(now, record, source));
             }
             Some(peer) if record.supersedes(&peer.record) => {
@@ -357,6 +365,8 @@ impl Node {
             mtus: PathMtus::new(interface_mtu),
             relays: BTreeMap::new(),
             told: Told::default(),
+            search: Search::default(),
+            introduced: None,
             moved: (0, 0),
             path_since: None,
             gave_up: None,
@@ -396,6 +406,7 @@ impl Node {
         self.timers.set(TimerKind::Hello(id), None);
         self.timers.set(TimerKind::Path(id), None);
         self.timers.set(TimerKind::Candidates(id), None);
+        self.search_unlinked(id, &link);
         self.fib_changed = true;
     }
 
@@ -502,11 +513,13 @@ impl Node {
         let Some(peer) = self.peers.get(&id) else { return };
         let Some(link) = &peer.link else { return };
         if link.shared.tunnel.lock().has_session(now.time) {
+            self.host_moved(now, id);
             self.send_hello(now, id);
             if let Some(link) = self.link_mut(id) {
                 link.mtus.network_changed(now.time);
             }
             self.try_all_paths(now, id);
+            self.search_may_help(now, id, false);
         } else if peer.trusted {
             self.start_handshake(now, id);
         }

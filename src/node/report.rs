@@ -1,19 +1,24 @@
 //! What users are told: the documents of [`crate::api`] from the state as it is.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Node;
 use super::mtu::mtu_in_use;
 use super::peer::{Link, Peer, RecordSource};
 use super::resolve::Among;
 use crate::api::{
-    Identity, KnownPeer, PathKind, PathStatus, PeerStatus, Peers, TrustEntry, TrustList, TrustState, Verdict, Why,
-    WhyStep,
+    Identity, KnownPeer, PathKind, PathStatus, PeerStatus, Peers, RendezvousStatus, TrustEntry, TrustList, TrustState,
+    Verdict, Why, WhyStep,
 };
 use crate::identity::Ticket;
-use crate::path::{PathState, Route};
+use crate::path::{HardNatReport, PathLoss, PathState, Plan, Route};
 use crate::time::{Now, Time};
 use crate::trust::Theirs;
+use crate::wire::control::IntroducedStatus;
+
+/// For so long a relayed peer is said to be connecting: after that what could be tried at once was tried.
+const CONNECTING_FOR: Duration = Duration::from_secs(10);
 
 impl Node {
     /// Who this agent is.
@@ -134,14 +139,28 @@ impl Node {
             let since = link.established.map(|at| self.at_ms(at));
             steps.push(step("session", true, "WireGuard session established".to_owned(), since));
             steps.push(probe_step(link));
+            let plan = self.search_plan(link);
+            steps.extend(search_step(plan, link.search.report()));
             let path = path_status(now, peer, self.mtu);
-            let endpoint = path.endpoint.map_or_else(|| "unknown".to_owned(), |endpoint| endpoint.to_string());
             let rtt = path.rtt_ms.map_or_else(String::new, |rtt| format!(", {rtt:.2} ms"));
             let since = link.path_since.map(|at| self.at_ms(at));
+            if let Some(loss) = link.paths.last_loss() {
+                steps.push(loss_step(self, now, &loss));
+            }
+            if let Some(via) = path.via {
+                let (code, hint) = why_relayed(now, link, plan);
+                steps.push(step("path", true, format!("through the relay of {}{rtt}", via.short()), since));
+                return answer(Verdict::Relayed, steps, code, hint);
+            }
+            let endpoint = path.endpoint.map_or_else(|| "unknown".to_owned(), |endpoint| endpoint.to_string());
             steps.push(step("path", true, format!("direct, {endpoint}{rtt}"), since));
             return answer(Verdict::Direct, steps, "ok", "");
         }
-        if peer.addresses.is_empty() {
+        let servers = self.servers_of(peer);
+        if !servers.is_empty() {
+            steps.push(servers_step(&servers));
+        }
+        if peer.addresses.is_empty() && servers.is_empty() {
             steps.push(step("session", false, "no transport address is known".to_owned(), None));
             let hint = "get a new ticket from it: `agentnet ticket` on its host, `agentnet trust request TICKET` here";
             return answer(Verdict::Unreachable, steps, "no_address", hint);
@@ -169,9 +188,91 @@ impl Node {
         answer(Verdict::Unreachable, steps, code, hint)
     }
 
+    /// The servers by which a peer says it can be reached, as they stand.
+    fn servers_of(&self, peer: &Peer) -> Vec<RendezvousStatus> {
+        let listed = &peer.record.record().rendezvous;
+        let all = self.rendezvous_statuses();
+        all.into_iter().filter(|status| listed.iter().any(|reference| reference.id == status.id)).collect()
+    }
+
     fn at_ms(&self, at: Time) -> u64 {
         u64::try_from(at.since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// Why data takes a relay, and what can be done about it.
+fn why_relayed(now: Now, link: &Link, plan: Plan) -> (&'static str, &'static str) {
+    let direct = || link.paths.report().filter(|path| !path.candidate.route.is_relayed());
+    if link.connecting_since.is_some_and(|since| now.time.since(since) < CONNECTING_FOR) {
+        ("connecting", "direct paths are being tried")
+    } else if direct().next().is_none() {
+        ("no_candidates", "neither side knows an address of the other: does a firewall keep UDP from the servers?")
+    } else if plan == Plan::Hopeless {
+        (
+            "both_nats_hard",
+            "both NATs give every destination another port: use IPv6, or forward the agent's UDP port in one of the routers",
+        )
+    } else if direct().any(|path| path.state == PathState::Failed) {
+        ("direct_path_died", "it is tried again, at every change of the network and from time to time")
+    } else {
+        (
+            "no_direct_path",
+            "a NAT or firewall between the two lets nothing through; allow the agent's UDP port on one side",
+        )
+    }
+}
+
+/// What was tried beside plain probing, because of what the NATs are.
+fn search_step(plan: Plan, report: HardNatReport) -> Option<WhyStep> {
+    let nats = match plan {
+        Plan::Unknown | Plan::Plain => return None,
+        Plan::Hopeless => {
+            let detail =
+                "both NATs give every destination another port, and not both count: there is nothing to aim at";
+            return Some(step("probe", false, detail.to_owned(), None));
+        }
+        Plan::Hard { .. } => "this side's NAT gives every destination another port: many sockets",
+        Plan::Easy { step: 0 } => "the peer's NAT gives every destination another port: many of its ports",
+        Plan::Easy { .. } => "the peer's NAT counts its ports: those that come next, then many",
+        Plan::Paired { .. } => "both NATs count their ports: pairs of those that come next",
+    };
+    let how = match report {
+        HardNatReport { attempts: 0, .. } => "not tried yet",
+        HardNatReport { is_running: true, .. } => "under way",
+        HardNatReport { found: true, .. } => "a way was found",
+        _ => "nothing came through",
+    };
+    let HardNatReport { attempts, probes, .. } = report;
+    Some(step("probe", report.found, format!("{nats}; {attempts} attempts, {probes} probes, {how}"), None))
+}
+
+/// A path that died is named, with the gap it left.
+fn loss_step(node: &Node, now: Now, loss: &PathLoss) -> WhyStep {
+    let way = route_text(loss.route);
+    let ago = now.time.since(loss.since).as_secs();
+    let gap = match loss.gap {
+        Some(gap) => format!("{:.1} s later another path took over", gap.as_secs_f64()),
+        None => "no other path answers yet".to_owned(),
+    };
+    step(
+        "path",
+        loss.gap.is_some(),
+        format!("{way} stopped answering {ago} s ago; {gap}"),
+        Some(node.at_ms(loss.since)),
+    )
+}
+
+fn route_text(route: Route) -> String {
+    match route {
+        Route::Direct(address) | Route::Extra(_, address) => address.to_string(),
+        Route::Relayed(server) => format!("relay {}", server.short()),
+    }
+}
+
+fn servers_step(servers: &[RendezvousStatus]) -> WhyStep {
+    let ok = servers.iter().any(|server| server.state == "connected");
+    let texts = servers.iter().map(|server| format!("{} {}", server.address, server.state));
+    step("introduction", ok, format!("its rendezvous servers: {}", texts.collect::<Vec<_>>().join(", ")), None)
 }
 
 fn step(step: &str, ok: bool, detail: String, at_ms: Option<u64>) -> WhyStep {
@@ -187,10 +288,19 @@ fn record_step(now: Now, peer: &Peer) -> WhyStep {
 
 fn introduction_step(node: &Node, peer: &Peer) -> WhyStep {
     let sent = peer.asking.attempts;
-    let detail = if peer.addresses.is_empty() {
+    let servers = node.servers_of(peer);
+    let through = servers.iter().map(|server| server.address.clone());
+    let to: Vec<String> = peer.addresses.iter().map(ToString::to_string).chain(through).collect();
+    let passed_on = peer.asking.passed_on.map_or("", |status| match status {
+        IntroducedStatus::Delivered => "; a server passed it on",
+        IntroducedStatus::Stored => "; a server keeps it until the agent comes back",
+        IntroducedStatus::Unknown => "; its server has not seen it for long",
+        IntroducedStatus::Full => "; its server has no room for it",
+    });
+    let detail = if to.is_empty() {
         "no transport address is known".to_owned()
     } else {
-        format!("sent {sent} times to {}; nobody confirms a request but by approving it", addresses_text(peer))
+        format!("sent {sent} times to {}{passed_on}; nobody confirms a request but by approving it", to.join(", "))
     };
     step("introduction", false, detail, peer.asking.last.map(|at| node.at_ms(at)))
 }
@@ -217,12 +327,10 @@ fn trust_detail(now: Now, peer: &Peer, state: TrustState) -> String {
 fn probe_step(link: &Link) -> WhyStep {
     let (mut answering, mut silent) = (Vec::new(), Vec::new());
     for path in link.paths.report() {
-        let Route::Direct(address) = path.candidate.route else { continue };
+        let way = route_text(path.candidate.route);
         match (path.state, path.rtt) {
-            (PathState::Working, Some(rtt)) => {
-                answering.push(format!("{address} in {:.2} ms", rtt.as_secs_f64() * 1000.0));
-            }
-            _ => silent.push(address.to_string()),
+            (PathState::Working, Some(rtt)) => answering.push(format!("{way} in {:.2} ms", rtt.as_secs_f64() * 1000.0)),
+            _ => silent.push(way),
         }
     }
     let ok = !answering.is_empty();
@@ -248,22 +356,32 @@ fn source_word(source: RecordSource) -> &'static str {
 
 /// The path to a peer as it is now.
 pub(super) fn path_status(now: Now, peer: &Peer, mtu: u32) -> PathStatus {
-    let Some((link, endpoint)) = peer.link.as_ref().and_then(|link| Some((link, live_endpoint(now, link)?))) else {
+    let Some((link, route)) = peer.link.as_ref().and_then(|link| Some((link, live_route(now, link)?))) else {
         return PathStatus::default();
     };
-    PathStatus {
-        kind: PathKind::Direct,
-        endpoint: Some(endpoint),
-        via: None,
+    let mut status = PathStatus {
         rtt_ms: link.paths.primary_rtt().map(|rtt| rtt.as_secs_f64() * 1000.0).or(link.rtt_ms),
         since_s: link.path_since.map(|at| now.time.since(at).as_secs_f64()),
         mtu: mtu_in_use(link, mtu),
+        ..PathStatus::default()
+    };
+    status.set_route(route);
+    status
+}
+
+impl PathStatus {
+    /// Which way it is.
+    pub(super) fn set_route(&mut self, route: Route) {
+        (self.kind, self.endpoint, self.via) = match route {
+            Route::Direct(endpoint) | Route::Extra(_, endpoint) => (PathKind::Direct, Some(endpoint), None),
+            Route::Relayed(server) => (PathKind::Relayed, None, Some(server)),
+        };
     }
 }
 
-fn live_endpoint(now: Now, link: &Link) -> Option<std::net::SocketAddr> {
-    let live = link.shared.tunnel.lock().has_session(now.time);
-    link.shared.path.load().as_ref().filter(|_| live).map(|path| path.endpoint)
+/// The path data takes, as far as there is a session to take it.
+fn live_route(now: Now, link: &Link) -> Option<Route> {
+    link.paths.primary().filter(|_| link.shared.tunnel.lock().has_session(now.time))
 }
 
 fn peer_status(now: Now, peer: &Peer, mtu: u32) -> PeerStatus {

@@ -16,6 +16,8 @@ pub enum TimerKind {
     Server(AgentId),
     /// Telling one peer again where this agent may be reached.
     Candidates(AgentId),
+    /// The search for a way to one peer through hard NATs.
+    Search(AgentId),
     /// Sending the hello again that was not acknowledged.
     Hello(AgentId),
     /// Sending the introduction again to a peer that has not answered.
@@ -24,6 +26,10 @@ pub enum TimerKind {
     Trust(AgentId),
     /// An echo stays unanswered.
     Ping(u64),
+    /// Questions about how this host looks from outside.
+    Gather,
+    /// Whoever waits for a check of the network has waited long enough.
+    Netcheck,
     /// This agent's own record is to be renewed.
     RecordRenewal,
 }

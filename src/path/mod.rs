@@ -1,4 +1,5 @@
-//! Which way packets to one peer take, out of all the ways there may be.
+//! Which way packets to one peer take, out of all the ways there may be; and, in [`Gather`], how this host looks from
+//! outside.
 //!
 //! A [`PathSet`] holds the remote candidates of one peer, probes them inside the session, and names one of them the
 //! *primary* path. Being inside the session, a probe that is answered proves both that the path works both ways and that
@@ -21,10 +22,18 @@
 //! [`PathMtus`] finds out how long a packet may be on the primary path.
 
 mod candidate;
+mod gather;
+mod hard_nat;
+mod loss;
 mod mtu;
+mod net_report;
 mod score;
 mod set;
 
-pub use candidate::{Candidate, CandidateKind, Route};
+pub use candidate::{Candidate, CandidateKind, Route, SocketId};
+pub use gather::{Gather, MAX_SERVERS, Output as GatherOutput, StunServer};
+pub use hard_nat::{Attempt, HARD_SOCKETS, HardNat, HardNatReport, Output as HardNatOutput, Plan, last_seen};
+pub use loss::PathLoss;
 pub use mtu::{MtuProbe, PathMtus};
+pub use net_report::{Filtering, MappingBasis, NetReport, ServerReport, ServerState};
 pub use set::{Output, PathReport, PathSet, PathState};

@@ -515,8 +515,8 @@ impl Bounds {
 fn overhead(route: Route) -> u16 {
     match route {
         Route::Relayed(_) => IPV6_UDP + SESSION + RELAY,
-        Route::Direct(address) if address.is_ipv6() => IPV6_UDP + SESSION,
-        Route::Direct(_) => IPV4_UDP + SESSION,
+        Route::Direct(_) | Route::Extra(..) if route.is_ipv6() => IPV6_UDP + SESSION,
+        Route::Direct(_) | Route::Extra(..) => IPV4_UDP + SESSION,
     }
 }
 

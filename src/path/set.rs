@@ -5,49 +5,27 @@ use std::time::Duration;
 
 use rand_core::CryptoRng;
 
+use self::probed::{FRESH_FOR, Path};
 use super::candidate::{Candidate, CandidateKind, Route};
+use super::loss::PathLoss;
 use super::score::Quality;
 use crate::time::Time;
 
 /// Paths kept for one peer: 16 candidates of its own, and as many addresses its packets came from.
 pub(super) const MAX_PATHS: usize = 32;
-/// Probes of one path whose answer is still waited for.
-const MAX_OUTSTANDING: usize = 8;
-/// A candidate that is new, or new again after an event, is probed at these times. Both sides do so at once, so that
-/// each opens its own NAT for the other (RFC 8445 paces at 50 ms; the session's handshake has gone before).
-const BURST: [Duration; 7] = [
-    Duration::ZERO,
-    Duration::from_millis(50),
-    Duration::from_millis(150),
-    Duration::from_millis(350),
-    Duration::from_millis(750),
-    Duration::from_millis(1500),
-    Duration::from_millis(3000),
-];
-/// After the burst a path that never answered is tried again after this, doubling up to [`RETRY_LONGEST`], while there
-/// is traffic.
-const RETRY_FIRST: Duration = Duration::from_secs(10);
-/// See [`RETRY_FIRST`]. Minutes, not hours: a NAT that was rebooted is worth finding.
-const RETRY_LONGEST: Duration = Duration::from_secs(300);
-/// A working path that is not the primary one is measured this often while there is traffic.
-const STANDBY_INTERVAL: Duration = Duration::from_secs(25);
-/// The primary path is measured this often while there is traffic.
-const PRIMARY_INTERVAL: Duration = Duration::from_secs(10);
 /// Without traffic for this long there are no probes. Longer than the pauses of an interactive session.
 const WANTED_FOR: Duration = Duration::from_secs(30);
 /// How long what was sent may go without anything coming back before the primary path is doubted: this, or three
 /// round trips. One-way traffic draws a WireGuard keepalive only after 10 s, so doubt is settled by a probe.
 const DOUBT_AFTER: Duration = Duration::from_millis(300);
-/// How long a doubted path has to answer before another takes over: this, or three round trips.
+/// How long a doubted path has to answer before it is given up: this, or three round trips of the slowest path.
 const PROOF_WITHIN: Duration = Duration::from_millis(200);
+/// How long it has when another path has answered meanwhile: this, or three round trips of its own.
+const PROOF_AGAINST_RIVAL: Duration = Duration::from_millis(100);
 /// With a doubt, paths that do not work are tried again too, this often at most.
 const RESCUE_INTERVAL: Duration = Duration::from_secs(5);
 /// A doubted path is probed this often in that time: one lost probe is no proof.
 const DOUBT_INTERVAL: Duration = Duration::from_millis(100);
-/// An unanswered probe is forgotten after this.
-const PROBE_LIFE: Duration = Duration::from_secs(5);
-/// A path that answered within this time is taken to work.
-const FRESH_FOR: Duration = Duration::from_secs(40);
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,30 +82,21 @@ pub struct PathSet {
     unanswered: Option<Time>,
     /// When the primary path was asked to prove itself.
     doubted: Option<Time>,
+    /// Where the peer's data came from, while the primary path is doubted for it.
+    follows: Option<Route>,
+    /// The first sign that made it doubted.
+    silent_since: Time,
     /// The doubt was said.
     doubt_said: bool,
     /// Packets take a relay until the primary path has proved itself again.
     resting: bool,
     /// No path answered; said once, until one does.
     lost: bool,
+    /// The last time the primary path died.
+    loss: Option<PathLoss>,
     /// When a doubt last had every path probed.
     rescued: Option<Time>,
     outputs: VecDeque<Output>,
-}
-
-#[derive(Debug)]
-struct Path {
-    candidate: Candidate,
-    state: PathState,
-    rtt: Option<Duration>,
-    answered: Option<Time>,
-    outstanding: VecDeque<(u64, Time)>,
-    /// Probes sent since the path became unproven, or since the last event.
-    attempts: usize,
-    probes: u32,
-    next: Option<Time>,
-    /// Within one site: nothing on the way forgets it.
-    is_local: bool,
 }
 
 impl PathSet {
@@ -140,7 +109,10 @@ impl PathSet {
             wanted: None,
             unanswered: None,
             doubted: None,
+            follows: None,
+            silent_since: Time::ZERO,
             rescued: None,
+            loss: None,
             doubt_said: false,
             resting: false,
             lost: false,
@@ -158,6 +130,12 @@ impl PathSet {
     #[must_use]
     pub fn primary_rtt(&self) -> Option<Duration> {
         self.paths.iter().find(|path| Some(path.candidate.route) == self.primary)?.rtt
+    }
+
+    /// The last time the primary path died.
+    #[must_use]
+    pub fn last_loss(&self) -> Option<PathLoss> {
+        self.loss
     }
 
     /// Every path, for people.
@@ -203,6 +181,18 @@ impl PathSet {
         self.add_candidates(now, candidates);
     }
 
+    /// A route can be taken from now on, or again.
+    pub fn route_usable(&mut self, now: Time, candidate: Candidate) {
+        match self.paths.iter_mut().find(|path| path.candidate.route == candidate.route) {
+            Some(path) => path.attempts = 0,
+            None => self.add_candidates(now, [candidate]),
+        }
+        if self.is_wanted(now) {
+            let known = self.paths.iter_mut().filter(|path| path.candidate.route == candidate.route);
+            known.for_each(|path| path.next = Some(now));
+        }
+    }
+
     /// What a route needs beside the peer is gone: a relay. Returns whether it is known here.
     pub fn route_failed(&mut self, now: Time, route: Route) -> bool {
         let Some(path) = self.paths.iter_mut().find(|path| path.candidate.route == route) else { return false };
@@ -221,7 +211,7 @@ impl PathSet {
         self.add_candidates(now, [Candidate { kind: CandidateKind::PeerReflexive, route }]);
         if self.primary.is_none() {
             // Better than nothing, until a probe has proved something.
-            self.choose(route);
+            self.choose(now, route);
         }
     }
 
@@ -229,21 +219,52 @@ impl PathSet {
     pub fn handshake_heard(&mut self, now: Time, route: Route) {
         self.packet_received(now, route);
         if self.primary.is_none_or(|primary| self.quality(now, primary).is_none()) {
-            self.choose(route);
+            self.choose(now, route);
         }
     }
 
-    /// The peer sends its data by another route than the primary one, which may have died for it.
+    /// The peer sends its data by another route than the primary one, which may have died for it. A route that works is
+    /// followed at once, any other as soon as it has proved itself: where a packet came from alone proves nothing.
     pub fn peer_moved(&mut self, now: Time, route: Route) {
         self.packet_received(now, route);
-        if self.primary != Some(route) && self.doubted.is_none() && !self.lost {
-            self.wanted = Some(now);
-            self.begin_doubt(now);
-            for path in self.paths.iter_mut().filter(|path| path.candidate.route == route) {
-                path.attempts = 0;
-                path.next = Some(now);
-            }
+        if self.primary == Some(route) || self.follows == Some(route) || self.lost {
+            return;
         }
+        self.wanted = Some(now);
+        if self.doubted.is_none() {
+            self.begin_doubt(now);
+        }
+        self.follows = Some(route);
+        if self.quality(now, route).is_some() {
+            return self.follow(now, route);
+        }
+        for path in self.paths.iter_mut().filter(|path| path.candidate.route == route) {
+            path.attempts = 0;
+            path.next = Some(now);
+        }
+    }
+
+    /// Goes where the peer went. The path it left must prove itself anew before it is taken again.
+    fn follow(&mut self, now: Time, route: Route) {
+        let left = self.primary;
+        for path in self.paths.iter_mut().filter(|path| Some(path.candidate.route) == left) {
+            (path.state, path.answered) = (PathState::Failed, None);
+            path.attempts = 0;
+            path.next = Some(now);
+        }
+        (self.follows, self.doubted) = (None, None);
+        self.choose(now, route);
+    }
+
+    /// This host's own addresses or routes changed: no path is proved any more, and the first that answers carries data.
+    pub fn host_moved(&mut self, now: Time) {
+        for path in &mut self.paths {
+            path.answered = None;
+        }
+        if self.is_wanted(now) && self.primary.is_some() {
+            self.begin_doubt(now);
+        }
+        self.network_changed(now);
     }
 
     /// Traffic inside the session since the last call. Call it at every tick while there is any.
@@ -282,10 +303,13 @@ impl PathSet {
             self.add_candidates(now, [Candidate { kind: CandidateKind::PeerReflexive, route }]);
         }
         if self.primary == Some(proved) {
-            self.doubted = None;
+            (self.doubted, self.follows) = (None, None);
             if std::mem::take(&mut self.resting) {
                 self.outputs.push_back(Output::Primary(proved));
             }
+        }
+        if self.follows == Some(proved) && self.doubted.is_some() {
+            return self.follow(now, proved);
         }
         self.consider(now);
     }
@@ -297,7 +321,7 @@ impl PathSet {
             self.doubt(now);
         } else {
             // Nobody waits for an answer any more, and after a sleep nobody could have come.
-            (self.unanswered, self.doubted) = (None, None);
+            (self.unanswered, self.doubted, self.follows) = (None, None, None);
             self.rest();
         }
         for path in &mut self.paths {
@@ -322,7 +346,7 @@ impl PathSet {
     pub fn poll_timeout(&self) -> Option<Time> {
         let probes = self.paths.iter().filter_map(|path| path.next);
         let doubt = self.unanswered.filter(|_| self.primary.is_some() && self.doubted.is_none() && !self.lost);
-        let verdict = self.doubted.map(|at| at + self.proof_within());
+        let verdict = self.doubted.map(|at| at + self.time_to_prove(at));
         let rest = self.wanted.filter(|_| self.place_to_rest().is_some()).map(|at| at + WANTED_FOR);
         probes.chain(doubt.map(|at| at + self.doubt_after())).chain(verdict).chain(rest).min()
     }
@@ -370,7 +394,7 @@ impl PathSet {
     /// Settles whether the primary path still works: a probe on every path that did, then the best that answered.
     fn doubt(&mut self, now: Time) {
         if let Some(since) = self.doubted {
-            if now.since(since) >= self.proof_within() {
+            if now.since(since) >= self.time_to_prove(since) {
                 self.give_up_primary(now, since);
             } else if now.since(since) >= DOUBT_INTERVAL && !std::mem::replace(&mut self.doubt_said, true) {
                 self.outputs.push_back(Output::Doubted);
@@ -386,6 +410,7 @@ impl PathSet {
 
     fn begin_doubt(&mut self, now: Time) {
         self.doubted = Some(now);
+        self.silent_since = self.unanswered.unwrap_or(now);
         self.doubt_said = false;
         // Mostly paths that worked: traffic in one direction draws nothing either, and must not cost a probe of every
         // candidate twice a second.
@@ -399,7 +424,10 @@ impl PathSet {
     }
 
     fn give_up_primary(&mut self, now: Time, asked: Time) {
-        self.doubted = None;
+        (self.doubted, self.follows) = (None, None);
+        if let Some(route) = self.primary {
+            self.loss = Some(PathLoss::new(route, self.silent_since));
+        }
         self.unanswered = None;
         for path in &mut self.paths {
             let answered = path.answered.is_some_and(|at| at >= asked);
@@ -409,7 +437,7 @@ impl PathSet {
             }
         }
         match self.best(now) {
-            Some(route) => self.choose(route),
+            Some(route) => self.choose(now, route),
             None => {
                 self.lost = true;
                 self.outputs.push_back(Output::Lost);
@@ -423,11 +451,14 @@ impl PathSet {
         let current = self.primary.and_then(|route| self.quality(now, route));
         let Some(best) = self.best(now).and_then(|route| self.quality(now, route)) else { return };
         if current.is_none_or(|current| best.replaces(current)) {
-            self.choose(best.route);
+            self.choose(now, best.route);
         }
     }
 
-    fn choose(&mut self, route: Route) {
+    fn choose(&mut self, now: Time, route: Route) {
+        if let Some(loss) = &mut self.loss {
+            loss.end(now);
+        }
         if self.primary != Some(route) || self.resting {
             self.primary = Some(route);
             self.resting = false;
@@ -452,7 +483,11 @@ impl PathSet {
         DOUBT_AFTER.max(self.primary_rtt().unwrap_or_default() * 3)
     }
 
-    fn proof_within(&self) -> Duration {
+    /// How long after it was asked the primary path is given up.
+    fn time_to_prove(&self, asked: Time) -> Duration {
+        if self.paths.iter().any(|path| path.answered.is_some_and(|at| at >= asked)) {
+            return PROOF_AGAINST_RIVAL.max(self.primary_rtt().unwrap_or_default() * 3);
+        }
         // Whichever path is to take over must have had the time to answer.
         let working = self.paths.iter().filter(|path| path.state == PathState::Working);
         PROOF_WITHIN.max(working.filter_map(|path| path.rtt).max().unwrap_or_default() * 3)
@@ -482,74 +517,7 @@ impl Default for PathSet {
     }
 }
 
-impl Path {
-    fn new(candidate: Candidate, next: Option<Time>) -> Self {
-        Self {
-            candidate,
-            state: PathState::Unproven,
-            rtt: None,
-            answered: None,
-            outstanding: VecDeque::new(),
-            attempts: 0,
-            probes: 0,
-            next,
-            is_local: false,
-        }
-    }
-
-    fn probe(&mut self, now: Time, token: u64, interval: Duration) -> u64 {
-        if self.outstanding.len() == MAX_OUTSTANDING {
-            self.outstanding.pop_front();
-        }
-        self.outstanding.push_back((token, now));
-        self.attempts += 1;
-        self.probes = self.probes.saturating_add(1);
-        self.next = Some(now + interval);
-        token
-    }
-
-    /// Until the next probe, if nothing happens.
-    fn interval(&self, is_primary: bool) -> Duration {
-        if self.state == PathState::Working {
-            return if is_primary { PRIMARY_INTERVAL } else { STANDBY_INTERVAL };
-        }
-        match (BURST.get(self.attempts + 1), BURST.get(self.attempts)) {
-            (Some(next), Some(last)) => next.saturating_sub(*last),
-            _ => {
-                let doublings =
-                    u32::try_from(self.attempts.saturating_sub(BURST.len() - 1)).unwrap_or(u32::MAX).min(16);
-                RETRY_FIRST.saturating_mul(1 << doublings).min(RETRY_LONGEST)
-            }
-        }
-    }
-
-    /// Drops probes nobody will answer any more. A path that leaves them unanswered works no longer.
-    fn forget_probes(&mut self, now: Time) {
-        let before = self.outstanding.len();
-        self.outstanding.retain(|(_, sent)| now.since(*sent) < PROBE_LIFE);
-        let fresh = self.answered.is_some_and(|at| now.since(at) < FRESH_FOR);
-        if self.outstanding.len() < before && !fresh && self.state == PathState::Working {
-            self.state = PathState::Failed;
-            self.attempts = 0;
-        }
-    }
-
-    /// When the probe with this token was sent, which is answered by that.
-    fn take_outstanding(&mut self, token: u64) -> Option<Time> {
-        let position = self.outstanding.iter().position(|(sent, _)| *sent == token)?;
-        self.outstanding.remove(position).map(|(_, at)| at)
-    }
-
-    fn prove(&mut self, now: Time, rtt: Duration) {
-        // As TCP smooths it (RFC 6298, section 2.3).
-        self.rtt = Some(self.rtt.map_or(rtt, |smoothed| (smoothed * 7 + rtt) / 8));
-        self.state = PathState::Working;
-        self.answered = Some(now);
-        self.attempts = 0;
-        // The burst has done its work.
-        self.next = self.next.map(|at| at.max(now + PRIMARY_INTERVAL));
-    }
-}
-
+mod direct;
+mod probed;
 #[cfg(test)]
 mod tests;

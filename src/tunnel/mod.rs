@@ -14,6 +14,8 @@
 //!   so that a lost response, or a second path, does not cost five seconds.
 //! - The library answers no more than ten handshakes until its timers run, which nothing makes them do while there is no
 //!   session. Its limit is lifted; the control plane has its own.
+//! - A session begins when the library last knew the time, so that one answered after a long silence would be dropped at
+//!   its next timer. It is told the time before.
 //! - Session indices are random and below 2^24 ([`IndexTable`]).
 
 mod filter;
@@ -315,6 +317,11 @@ impl Tunnel {
         }
         if !is_of_type(initiation, TYPE_INITIATION) {
             return Err(OpenError::Unauthenticated);
+        }
+        if self.outgoing.is_none() {
+            // The library dates the session by when it last knew the time: after a long silence it would be born old, and
+            // dropped by the next timer. What the library wants to send is superseded by this handshake.
+            self.run_library_timers(now, &mut [0; CONTROL_OUTPUT_LEN]);
         }
         let response: [u8; WIREGUARD_RESPONSE_LEN] = match self.tunn.decapsulate(None, initiation, out) {
             TunnResult::WriteToNetwork(response) => {

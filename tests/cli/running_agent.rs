@@ -119,3 +119,17 @@ fn down_waits_until_socket_and_process_are_gone() {
     assert_eq!(outcome.stdout, format!("{{\"was_running\":true,\"pid\":{pid}}}\n"), "{}", outcome.stderr);
     assert!(took.as_millis() >= 300, "did not wait: {took:?}");
 }
+
+#[test]
+fn a_check_of_the_network_is_printed_as_the_agent_sent_it() {
+    let document = "{\"udp\":false,\"ipv4\":{\"local\":[\"192.0.2.1\"],\"mapped\":null,\"behind_nat\":null},\
+        \"ipv6\":{\"local\":[],\"mapped\":null,\"behind_nat\":null},\"mapping\":null,\"mapping_certain\":null,\
+        \"port_step\":null,\"port_preserved\":null,\"filtering\":null,\"hairpinning\":null,\"nat\":\"not known\",\
+        \"rendezvous\":[],\"advice\":[{\"code\":\"udp_blocked\",\"message\":\"m\",\"hint\":\"h\"}]}";
+    let agent = FakeAgent::start(move |_| Some((200, document.to_owned())));
+    let outcome = agent.run(&["--json", "netcheck"]);
+    assert_eq!(agent.asked()[0].line, "GET /v1/netcheck");
+    assert_eq!(outcome.document(), serde_json::from_str::<serde_json::Value>(document).unwrap());
+    let text = agent.run(&["netcheck"]).stdout;
+    assert!(text.contains("is blocked: no server answered") && text.contains("192.0.2.1; no server sees it"), "{text}");
+}

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "the lab runs in real time and reads its own settings")]
 #![allow(clippy::print_stderr, reason = "measurements are reported on standard error")]
+#![allow(clippy::print_stdout, reason = "so are tables, on standard output")]
 
 mod harness;
 
@@ -15,8 +16,11 @@ mod internet;
 mod itself;
 mod layouts;
 mod leftovers;
+mod matrix;
+mod netcheck;
 mod path_mtu;
 mod restart;
+mod roaming;
 mod several_agents;
 mod ssh_grpc;
 mod state;

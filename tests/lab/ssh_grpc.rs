@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Lab, Pair, Program, SOON, run};
+use crate::harness::{Host, Lab, Pair, Program, SOON, run};
 use crate::traffic::{same_content, write_random};
 
 #[test]
@@ -17,13 +17,8 @@ fn ssh_runs_a_command_and_copies_a_file() {
     for address in pair.a.addresses_of(&pair.b) {
         let listen = if address.is_ipv6() { IpAddr::from(pair.b.ipv6()) } else { pair.b.ipv4().into() };
         let port = lab.b().fresh_port();
-        let _server = serve_ssh(&lab, listen, port);
-        let options = format!(
-            "-i {key} -o UserKnownHostsFile={known} -o StrictHostKeyChecking=accept-new -o BatchMode=yes \
-             -o ConnectTimeout=20 -F none",
-            key = folder.join("user").display(),
-            known = folder.join("known_hosts").display()
-        );
+        let _server = serve_ssh(lab.b(), folder, listen, port);
+        let options = client_options(folder);
         let said = lab.a().ok(&format!("ssh {options} -p {port} root@{address} echo over $SSH_CONNECTION"));
         assert!(said.contains(&format!(" {listen} {port}")), "ssh answered {said:?}");
         let (file, copy) = (folder.join("file"), folder.join("copy"));
@@ -50,8 +45,18 @@ fn grpc_calls_and_streams() {
     }
 }
 
+/// Options of the client for keys in `folder`.
+pub(crate) fn client_options(folder: &Path) -> String {
+    format!(
+        "-i {key} -o UserKnownHostsFile={known} -o StrictHostKeyChecking=accept-new -o BatchMode=yes \
+         -o ConnectTimeout=20 -F none",
+        key = folder.join("user").display(),
+        known = folder.join("known_hosts").display()
+    )
+}
+
 /// Host and user key, and a daemon configuration that admits that user key only.
-fn make_keys(folder: &Path) {
+pub(crate) fn make_keys(folder: &Path) {
     for name in ["host", "user"] {
         let mut keygen = Command::new("ssh-keygen");
         run(keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(name)), SOON).ok();
@@ -67,9 +72,9 @@ fn make_keys(folder: &Path) {
     std::fs::create_dir_all("/run/sshd").unwrap();
 }
 
-fn serve_ssh(lab: &Lab, listen: IpAddr, port: u16) -> Program {
-    let mut command = lab.b().command("/usr/sbin/sshd");
-    command.args(["-D", "-e", "-f"]).arg(lab.directory().join("sshd_config"));
+pub(crate) fn serve_ssh(host: &Host, folder: &Path, listen: IpAddr, port: u16) -> Program {
+    let mut command = host.command("/usr/sbin/sshd");
+    command.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config"));
     let listen = if listen.is_ipv6() { format!("[{listen}]:{port}") } else { format!("{listen}:{port}") };
     let mut server = Program::spawn(command.args(["-o", &format!("ListenAddress={listen}")]));
     server.wait_for_text("Server listening");

@@ -1,13 +1,18 @@
 //! Stand-ins without a kernel, to drive a data plane in tests: a TUN device, a datagram network, and a socket whose
 //! network the test plays itself.
 
+mod extra;
 mod pipe;
 mod tun;
 mod udp;
+#[cfg(feature = "virtual-wall-clock")]
+mod wall_clock;
 
 pub use pipe::{PipeHandle, PipeSocket, SentDatagram, pipe_socket};
 pub use tun::{FakePacket, FakeTun, FakeTunHandle, tun_pair};
 pub use udp::{FakeNet, FakeSocket};
+#[cfg(feature = "virtual-wall-clock")]
+pub use wall_clock::set_wall_clock;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

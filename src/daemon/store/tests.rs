@@ -35,6 +35,34 @@ fn what_is_committed_is_there_after_opening_again() {
 }
 
 #[test]
+fn what_a_rendezvous_server_keeps_comes_back_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path().join("state.redb")).unwrap();
+    let introduction = |number| StoredIntroduction {
+        number,
+        recipient: row(1).id(),
+        sender: row(2).id(),
+        observed: "192.0.2.1:9".parse().unwrap(),
+        until_ms: 5,
+        sealed: vec![1],
+    };
+    let mut changes = Changes::default();
+    changes.record(row(1).id(), Some(&row(1).record));
+    changes.record(row(2).id(), Some(&row(2).record));
+    for number in [1, 256, 2] {
+        changes.introduction(number, Some(&introduction(number)));
+    }
+    let mut later = Changes::default();
+    later.record(row(2).id(), None);
+    later.introduction(1, None);
+    changes.extend(later);
+    store.commit(changes).unwrap();
+    let loaded = store.load().unwrap();
+    assert_eq!((loaded.records.as_slice(), loaded.unreadable), ([row(1).record].as_slice(), 0));
+    assert_eq!(loaded.introductions, [introduction(2), introduction(256)]);
+}
+
+#[test]
 fn an_empty_state_is_a_new_one() {
     let directory = tempfile::tempdir().unwrap();
     let loaded = Store::open(directory.path().join("state.redb")).unwrap().load().unwrap();
@@ -58,11 +86,14 @@ fn rows_that_cannot_be_read_are_left_out_and_counted() {
     let mut store = Store::open(path).unwrap();
     let mut changes = Changes::default();
     changes.peer(row(1).id(), Some(&row(1)));
-    changes.peers.insert(row(2).id(), Some(vec![1, 2, 3]));
-    changes.peers.insert(row(3).id(), Some(vec![99]));
+    for (table, key, row) in
+        [(Table::Peers, 2, vec![1, 2, 3]), (Table::Peers, 3, vec![99]), (Table::Records, 1, vec![])]
+    {
+        changes.rows.insert((table, vec![key; 32]), Some(row));
+    }
     store.commit(changes).unwrap();
     let loaded = store.load().unwrap();
-    assert_eq!((loaded.peers.len(), loaded.unreadable), (1, 2));
+    assert_eq!((loaded.peers.len(), loaded.unreadable), (1, 3));
 }
 
 #[test]

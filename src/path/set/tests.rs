@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 
+use super::probed::BURST;
 use super::*;
 use crate::identity::IdentityKey;
 use crate::identity::test_rng::TestRng;
@@ -298,8 +299,50 @@ fn a_doubt_that_a_probe_does_not_settle_is_said_once() {
     let near = direct("192.0.2.1:1");
     let mut bench = Bench::new(&[(near, Some(20)), (relay(), Some(40))]);
     bench.run(MS * 1_000, Some(MS * 50));
-    assert_eq!(bench.doubts, 0);
+    bench.change(near, None);
+    bench.change(relay(), None);
+    bench.run(MS * 450, Some(MS * 50));
+    // Nothing answers at all, so it may be this agent that moved; said once.
+    assert_eq!((bench.doubts, bench.set.primary()), (1, Some(near)));
+}
+
+#[test]
+fn a_rival_that_answers_shortens_the_doubt() {
+    let near = direct("192.0.2.1:1");
+    let mut bench = Bench::new(&[(near, Some(20)), (relay(), Some(40))]);
+    bench.run(MS * 1_000, Some(MS * 50));
     bench.change(near, None);
     bench.run(MS * 1_000, Some(MS * 50));
-    assert_eq!((bench.doubts, bench.set.primary()), (1, Some(relay())));
+    let loss = bench.set.last_loss().unwrap();
+    assert_eq!((loss.route, bench.set.primary()), (near, Some(relay())));
+    assert!(loss.gap.is_some_and(|gap| (MS * 400..MS * 500).contains(&gap)), "{loss:?}");
+}
+
+#[test]
+fn a_peer_that_moved_is_followed_at_once_where_the_way_is_proved() {
+    let (near, moved) = (direct("192.0.2.1:1"), direct("192.0.2.4:1"));
+    let mut bench = Bench::new(&[(near, Some(20)), (relay(), Some(40)), (moved, Some(20))]);
+    bench.set = PathSet::new();
+    bench.set.network_changed(bench.now);
+    bench.set.add_candidates(bench.now, [host(near), host(relay())]);
+    bench.run(MS * 500, Some(MS * 50));
+    bench.change(near, None);
+    bench.set.peer_moved(bench.now, relay());
+    assert_eq!(bench.set.primary(), Some(relay()));
+    // A way nobody knows must prove itself first: a round trip.
+    bench.set.peer_moved(bench.now, moved);
+    assert_eq!(bench.set.primary(), Some(relay()));
+    bench.run(MS * 40, Some(MS * 50));
+    assert_eq!(bench.set.primary(), Some(moved));
+}
+
+#[test]
+fn after_a_move_the_first_path_that_answers_carries_data() {
+    let near = direct("192.0.2.1:1");
+    let mut bench = Bench::new(&[(near, Some(20)), (relay(), Some(40))]);
+    bench.run(MS * 1_000, Some(MS * 50));
+    bench.change(near, None);
+    bench.set.host_moved(bench.now);
+    bench.run(MS * 60, Some(MS * 50));
+    assert_eq!(bench.set.primary(), Some(relay()));
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::process::signal;
-use super::{Finished, Host, Lab, PATIENT, SOON, run, wait_for, wait_until};
+use super::{Finished, Host, Lab, PATIENT, SOON, Server, run, wait_for, wait_until};
 
 /// The program as cargo built it.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_agentnet");
@@ -51,6 +51,31 @@ impl<'lab> Agent<'lab> {
         let mut agent = Self::new(host);
         agent.up();
         agent
+    }
+
+    /// An agent that is up and registered with these servers.
+    pub(crate) fn registered(host: &'lab Host, servers: &[&Server<'_>]) -> Self {
+        let mut agent = Self::new(host);
+        for server in servers {
+            agent.flags.extend(["--rendezvous".into(), server.reference().into()]);
+        }
+        agent.up();
+        agent.wait_until_registered(servers.len());
+        agent
+    }
+
+    /// Waits until so many servers are connected.
+    pub(crate) fn wait_until_registered(&self, servers: usize) {
+        wait_until("the agent is registered", PATIENT, || {
+            let status = self.json(&["status"]);
+            let connected = status["rendezvous"].as_array().unwrap().iter().filter(|it| it["state"] == "connected");
+            connected.count() >= servers
+        });
+    }
+
+    /// Kind of the path to a peer, in the word of `status`.
+    pub(crate) fn path_kind(&self, peer: &Self) -> String {
+        self.peer(&peer.id()).map_or_else(|| "none".to_owned(), |peer| text(&peer["path"], "kind"))
     }
 
     /// With its control socket at `socket`.

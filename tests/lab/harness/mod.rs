@@ -25,6 +25,7 @@ mod link;
 mod nat;
 mod process;
 mod router;
+mod server;
 mod snapshot;
 
 pub(crate) use agent::{Agent, PROGRAM, Pair, document, error_code, trust, wait_until_asked, wait_until_trust};
@@ -34,6 +35,7 @@ pub(crate) use internet::{Internet, Place};
 pub(crate) use link::{Link, Shape};
 pub(crate) use nat::Nat;
 pub(crate) use process::{Finished, Program, run};
+pub(crate) use server::Server;
 pub(crate) use snapshot::Snapshot;
 
 use std::path::{Path, PathBuf};

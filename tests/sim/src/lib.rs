@@ -1,94 +1,223 @@
-//! Agents in virtual time. Each [`Host`] is the real control plane and the real data plane over a datagram network and a
-//! device that live in memory; nothing sleeps, and a run with the same seed is the same run.
+//! Agents in virtual time. Each [`Host`] is the real control plane and the real data plane over a device that lives in
+//! memory and a place in a simulated [internet](net); each [`ServerHost`] is a real rendezvous server in such a place.
+//! Nothing sleeps, and a run with the same seed is the same run.
 //!
 //! ```text
-//!   host 0 ── 192.0.2.1 ──┐              and the same over IPv6, 2001:db8::1 and so on,
-//!                         │              for hosts that have both
-//!   host 1 ── 192.0.2.2 ──┼── one network, no delay, loses what a test tells it to lose
-//!   host n ── ...         ┘
+//!   host 0 ── open site ────┐
+//!   host 1 ── home NAT ─────┤           sites: public or behind NATs, with or without IPv6,
+//!   server 0 ── open site ──┼── core    their links with delay, loss and limits
+//!   outsider ── open site ──┘
 //! ```
+//!
+//! [`World`] is all of them with the one clock. [`World::new`] gives a flat internet: everybody public, nothing delayed,
+//! nothing lost but what a test tells it to lose.
 
 mod host;
 pub mod net;
 pub mod packet;
+mod run;
+mod schedule;
+mod server;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use agentnet::api::TrustRequestBody;
+use agentnet::api::{TrustRequestBody, TrustState};
 use agentnet::node::{Command, Reply};
-use agentnet::time::{Now, Time};
-use agentnet_platform::fake::FakeNet;
-use mock_instant::MockClock;
 
-pub use host::{Host, HostOptions};
+pub use host::{Host, HostOptions, PORT};
+pub use server::{ServerHost, ServerOptions};
 
-/// 2026-01-01, so that records have a plausible life.
-const UNIX_START_MS: u64 = 1_767_225_600_000;
-/// How often everything may be delivered before a test is told that it never settles.
-const SETTLE_LIMIT: usize = 10_000;
+use host::Buffers;
+use net::{HostId, Internet, LinkConfig, NatKind, Replay, SimRng, Site, SiteOptions};
+use schedule::Schedule;
 
-/// All hosts and the one clock.
+/// How long [`World::trust`] waits for either side to hear of the other.
+const TRUST_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long [`World::restart`] takes.
+const RESTART_TIME: Duration = Duration::from_millis(1);
+
+/// All hosts and the one clock. One at a time on a thread: the session library's clocks are the thread's.
 pub struct World {
+    /// Agents' hosts, by number.
     pub hosts: Vec<Host>,
-    pub net: FakeNet,
+    /// Rendezvous servers' hosts, by number.
+    pub servers: Vec<ServerHost>,
+    /// What is between them. Where hosts are is changed with [`World::move_host`] and its like, so that they learn of it.
+    pub net: Internet,
+    machines: BTreeMap<HostId, Machine>,
+    schedule: Schedule,
+    buffers: Buffers,
     elapsed: Duration,
+    fingerprint: u64,
+    rng: SimRng,
+    /// Prints the seed when a test panics.
+    _replay: Option<Replay>,
+}
+
+/// What runs on a host of the internet.
+#[derive(Clone, Copy)]
+enum Machine {
+    /// The agent on the host of this number.
+    Agent(usize),
+    /// The rendezvous server on the host of this number.
+    Server(usize),
 }
 
 impl World {
-    /// A world with this many hosts with default settings.
+    /// A flat internet with this many hosts with default settings. When the test fails, it prints the seed.
     pub fn new(hosts: usize) -> Self {
-        MockClock::set_time(Duration::ZERO);
-        let mut world = Self { hosts: Vec::new(), net: FakeNet::new(), elapsed: Duration::ZERO };
+        let replay = Replay::seed_or(1);
+        let mut world = Self::with_rng(replay.rng());
+        world._replay = Some(replay);
         for _ in 0..hosts {
             world.add_host(HostOptions::default());
         }
         world
     }
 
-    /// One more host; returns its number.
+    /// A world without hosts whose chances come from `rng`; printing its seed is the caller's job.
+    pub fn with_rng(mut rng: SimRng) -> Self {
+        let world = Self {
+            hosts: Vec::new(),
+            servers: Vec::new(),
+            net: Internet::new(rng.fork()),
+            machines: BTreeMap::new(),
+            schedule: Schedule::default(),
+            buffers: Buffers::default(),
+            elapsed: Duration::ZERO,
+            fingerprint: 0,
+            rng,
+            _replay: None,
+        };
+        world.set_clocks();
+        world
+    }
+
+    /// A public place without delay or loss.
+    pub fn open_site(&mut self, has_v6: bool) -> Site {
+        self.net.add_site(&SiteOptions { has_v6, ..SiteOptions::new(NatKind::None, LinkConfig::default()) })
+    }
+
+    /// One more host, public and with IPv4 only; returns its number.
     pub fn add_host(&mut self, options: HostOptions) -> usize {
-        let number = self.hosts.len();
-        let now = self.now();
-        self.hosts.push(Host::new(now, &self.net, number, options));
+        let site = self.open_site(false);
+        self.add_host_at(&site, options)
+    }
+
+    /// One more host at a site; returns its number.
+    pub fn add_host_at(&mut self, site: &Site, options: HostOptions) -> usize {
+        let (number, at, now) = (self.hosts.len(), self.net.add_host_at(site), self.now());
+        let rng = self.rng.fork();
+        self.hosts.push(Host::new(now, &self.net, at, number, options, rng));
+        self.machines.insert(at, Machine::Agent(number));
         self.settle();
         number
     }
 
-    pub fn now(&self) -> Now {
-        let elapsed_ms = u64::try_from(self.elapsed.as_millis()).unwrap();
-        Now { time: Time::from_origin(self.elapsed), unix_ms: UNIX_START_MS + elapsed_ms }
+    /// A host with a rendezvous server at a site, which must be public; returns its number.
+    pub fn add_server(&mut self, site: &Site, options: ServerOptions) -> usize {
+        let (number, at, now) = (self.servers.len(), self.net.add_host_at(site), self.now());
+        let rng = self.rng.fork();
+        self.servers.push(ServerHost::new(now, &self.net, at, number, options, rng));
+        self.machines.insert(at, Machine::Server(number));
+        self.settle();
+        number
     }
 
-    /// Delivers, and fires timers that are due, until nothing moves any more at this instant. Returns how often a timer
-    /// woke a control plane up.
-    pub fn settle(&mut self) -> usize {
-        let (now, mut wakeups) = (self.now(), 0);
-        for _ in 0..SETTLE_LIMIT {
-            let fired = self.hosts.iter_mut().filter_map(|host| host.fire(now)).count();
-            let moved: usize = self.hosts.iter_mut().map(|host| host.step(now)).sum();
-            wakeups += fired;
-            if fired + moved == 0 {
-                return wakeups;
-            }
-        }
-        panic!("the hosts never stop talking");
+    /// The server is gone without a word, until [`World::restart_server`].
+    pub fn kill_server(&mut self, server: usize) {
+        self.servers[server].kill();
+        self.settle();
     }
 
-    /// Lets time pass, firing every timer when it is due. Returns how often a control plane woke up.
-    pub fn advance(&mut self, duration: Duration) -> usize {
-        let end = self.elapsed + duration;
-        let mut wakeups = 0;
-        loop {
-            let due = self.hosts.iter().filter_map(Host::next_timer).map(Time::since_origin).min();
-            let next = due.unwrap_or(end).max(self.elapsed).min(end);
-            MockClock::advance(next - self.elapsed);
-            self.elapsed = next;
-            wakeups += self.settle();
-            if self.elapsed == end {
-                return wakeups;
-            }
+    /// Stops a server, if it runs, without a word, and starts it again, a millisecond later, from what it had stored.
+    pub fn restart_server(&mut self, server: usize) {
+        self.kill_server(server);
+        self.advance(RESTART_TIME);
+        let now = self.now();
+        self.servers[server].restart(now);
+        self.settle();
+    }
+
+    /// The IPv4 transport address of a host, as the host itself knows it.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn address(&self, host: usize) -> SocketAddr {
+        self.address_where(host, IpAddr::is_ipv4).expect("the host has an IPv4 address")
+    }
+
+    /// The same for IPv6.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn address_v6(&self, host: usize) -> SocketAddr {
+        self.address_where(host, IpAddr::is_ipv6).expect("the host has an IPv6 address")
+    }
+
+    fn address_where(&self, host: usize, family: fn(&IpAddr) -> bool) -> Option<SocketAddr> {
+        let ip = self.net.addresses(self.hosts[host].at()).into_iter().find(family)?;
+        Some(SocketAddr::new(ip, PORT))
+    }
+
+    /// The host leaves where it is and is at another site, with new addresses and the same port.
+    pub fn move_host(&mut self, host: usize, site: &Site) {
+        for interface in self.net.interfaces(self.hosts[host].at()).to_vec() {
+            self.net.move_to(interface, site);
         }
+        self.tell_addresses(host);
+    }
+
+    /// The host has no link any more, and notices.
+    pub fn disconnect(&mut self, host: usize) {
+        for interface in self.net.interfaces(self.hosts[host].at()).to_vec() {
+            self.net.take_down(interface);
+        }
+        self.tell_addresses(host);
+    }
+
+    /// The host has its links back, with the addresses it had.
+    pub fn reconnect(&mut self, host: usize) {
+        for interface in self.net.interfaces(self.hosts[host].at()).to_vec() {
+            self.net.bring_back(interface);
+        }
+        self.tell_addresses(host);
+    }
+
+    fn tell_addresses(&mut self, host: usize) {
+        let (now, addresses) = (self.now(), self.net.addresses(self.hosts[host].at()));
+        self.hosts[host].addresses_changed(now, &addresses);
+        self.settle();
+    }
+
+    /// The agent on this host is gone without a word, until [`World::restart`].
+    pub fn kill(&mut self, host: usize) {
+        self.hosts[host].kill();
+        self.settle();
+    }
+
+    /// Stops a host's agent, if it runs, without a word, and starts it again, a millisecond later, from what it had
+    /// stored. (A handshake of its new life at the very instant of one of the old would be a replay.)
+    pub fn restart(&mut self, host: usize) {
+        self.kill(host);
+        self.advance(RESTART_TIME);
+        let now = self.now();
+        self.hosts[host].restart(now, &self.net);
+        self.settle();
+    }
+
+    /// A public host without an agent, for whoever wants to send what no agent would. What it is sent is lost.
+    pub fn add_outsider(&mut self) -> HostId {
+        let site = self.open_site(false);
+        self.net.add_host_at(&site)
+    }
+
+    /// An outsider sends a datagram; it travels when time does, or with [`World::settle`].
+    pub fn outsider_sends(&mut self, outsider: HostId, to: SocketAddr, datagram: &[u8]) {
+        self.net.send(self.elapsed, outsider, PORT, None, to, datagram.to_vec()).expect("outsiders are public");
     }
 
     /// A user's request on one host.
@@ -107,30 +236,40 @@ impl World {
         self.command(from, Command::TrustRequest(body)).unwrap();
     }
 
-    /// Both agree.
+    /// Both agree. The first must reach the second.
+    ///
+    /// # Panics
+    /// When they are not trusted by each other within [`TRUST_LIMIT`].
     pub fn trust(&mut self, a: usize, b: usize) {
         self.request(a, b, None, None);
-        let id = self.hosts[a].node.id().to_string();
-        self.command(b, Command::TrustApprove(id)).unwrap();
+        let id = self.hosts[a].node.id();
+        self.advance_until(TRUST_LIMIT, |world| world.trust_state(b, a) == TrustState::Pending).expect("it was asked");
+        self.command(b, Command::TrustApprove(id.to_string())).unwrap();
+        let trusted = |world: &mut Self| world.trust_state(a, b) == TrustState::Trusted;
+        self.advance_until(TRUST_LIMIT, trusted).expect("it was told of the approval");
     }
 
-    /// Stops a host without a word and starts it again from what it had stored.
-    pub fn restart(&mut self, host: usize) {
-        let now = self.now();
-        self.hosts[host].restart(now, &self.net);
-        self.settle();
+    /// What one host has decided about another.
+    pub fn trust_state(&self, host: usize, of: usize) -> TrustState {
+        let id = self.hosts[of].node.id();
+        let list = self.hosts[host].node.trust_list(self.now(), false);
+        list.peers.iter().find(|peer| peer.id == id).map_or(TrustState::None, |peer| peer.trust)
     }
 
-    /// A program on `from` sends a UDP packet to the other host's IPv6 address; returns whether it came out there as it
-    /// went in.
-    pub fn carries_ipv6(&mut self, from: usize, to: usize) -> bool {
-        let (source, destination) = (self.hosts[from].node.ipv6(), self.hosts[to].node.ipv6());
-        let packet = packet::udp(source.into(), destination.into(), 1000, 2000, b"payload");
+    /// A program on `from` sends one UDP packet to the other host's IPv6 address. How long it took to come out there as
+    /// it went in; nothing if longer than `limit`.
+    pub fn carry(&mut self, from: usize, to: usize, limit: Duration) -> Option<Duration> {
+        let packet = self.packet_between(from, to);
         self.send(from, &packet);
-        self.hosts[to].take_delivered().contains(&packet)
+        self.advance_until(limit, |world| world.hosts[to].take_delivered().contains(&packet))
     }
 
-    /// The same over this host's IPv4 alias for the other; what comes out has the other host's aliases.
+    /// Whether such a packet comes out at once.
+    pub fn carries_ipv6(&mut self, from: usize, to: usize) -> bool {
+        self.carry(from, to, Duration::ZERO).is_some()
+    }
+
+    /// The same over the sender's IPv4 alias for the other; what comes out has the other host's aliases.
     pub fn carries_ipv4(&mut self, from: usize, to: usize) -> bool {
         let (a, b) = (self.hosts[from].node.id(), self.hosts[to].node.id());
         let Some(destination) = self.hosts[from].alias_of(self.now(), b) else { return false };
@@ -142,22 +281,16 @@ impl World {
         self.hosts[to].take_delivered().contains(&expected)
     }
 
+    /// What a program on `from` sends in [`World::carry`].
+    pub fn packet_between(&self, from: usize, to: usize) -> Vec<u8> {
+        let (source, destination) = (self.hosts[from].node.ipv6(), self.hosts[to].node.ipv6());
+        packet::udp(source.into(), destination.into(), 1000, 2000, b"payload")
+    }
+
     /// A program on `host` sends this packet.
     pub fn send(&mut self, host: usize, packet: &[u8]) {
         let now = self.now();
-        self.hosts[host].program_sends(now, packet);
+        self.hosts[host].program_sends(now, packet, &mut self.buffers);
         self.settle();
     }
-}
-
-/// The IPv6 address of host `number`.
-pub fn second_address(number: usize) -> SocketAddr {
-    let last = u16::try_from(number + 1).unwrap();
-    SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last)), 41641)
-}
-
-/// The transport address of host `number`.
-pub fn transport_address(number: usize) -> SocketAddr {
-    let last = u8::try_from(number + 1).unwrap();
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)), 41641)
 }

@@ -7,14 +7,7 @@ use agentnet::identity::TunnelSecret;
 use agentnet::node::Command;
 use agentnet::time::Time;
 use agentnet::tunnel::{Tunnel, TunnelIndex};
-use agentnet_platform::udp::DatagramSocket;
-use agentnet_sim::{World, packet, transport_address};
-
-fn state(world: &World, host: usize, of: usize) -> TrustState {
-    let id = world.hosts[of].node.id();
-    let list = world.hosts[host].node.trust_list(world.now(), false);
-    list.peers.iter().find(|peer| peer.id == id).map_or(TrustState::None, |peer| peer.trust)
-}
+use agentnet_sim::{World, packet};
 
 fn id(world: &World, host: usize) -> String {
     world.hosts[host].node.id().to_string()
@@ -24,11 +17,11 @@ fn id(world: &World, host: usize) -> String {
 fn trust_is_asked_for_given_and_used() {
     let mut world = World::new(2);
     world.request(0, 1, None, None);
-    assert_eq!((state(&world, 0, 1), state(&world, 1, 0)), (TrustState::Requested, TrustState::Pending));
+    assert_eq!((world.trust_state(0, 1), world.trust_state(1, 0)), (TrustState::Requested, TrustState::Pending));
     assert!(!world.carries_ipv6(0, 1) && !world.carries_ipv6(1, 0));
     let asker = id(&world, 0);
     world.command(1, Command::TrustApprove(asker)).unwrap();
-    assert_eq!((state(&world, 0, 1), state(&world, 1, 0)), (TrustState::Trusted, TrustState::Trusted));
+    assert_eq!((world.trust_state(0, 1), world.trust_state(1, 0)), (TrustState::Trusted, TrustState::Trusted));
     assert!(world.carries_ipv6(0, 1) && world.carries_ipv6(1, 0));
     assert!(world.carries_ipv4(0, 1) && world.carries_ipv4(1, 0));
     let why = world.hosts[0].node.why(world.now(), "host1").unwrap();
@@ -55,7 +48,7 @@ fn nobody_who_is_not_trusted_gets_an_answer() {
     assert!(world.carries_ipv6(0, 1));
     world.command(1, Command::TrustRevoke(asker)).unwrap();
     world.hosts[1].sent.clear();
-    assert_eq!((state(&world, 0, 1), state(&world, 1, 0)), (TrustState::Requested, TrustState::Revoked));
+    assert_eq!((world.trust_state(0, 1), world.trust_state(1, 0)), (TrustState::Requested, TrustState::Revoked));
     assert!(!world.carries_ipv6(0, 1) && !world.carries_ipv6(1, 0));
     world.advance(Duration::from_secs(300));
     world.request(0, 1, None, None);
@@ -75,7 +68,8 @@ fn a_stranger_that_begins_a_handshake_meets_silence() {
     world.command(2, Command::TrustApprove(asker)).unwrap();
     world.advance(Duration::from_secs(100));
     assert!(world.hosts[1].counters.drop_handshake_stranger.get() > 10);
-    let to_stranger = world.hosts[1].sent.iter().filter(|(to, _)| *to == transport_address(2)).count();
+    let stranger = world.address(2);
+    let to_stranger = world.hosts[1].sent.iter().filter(|(to, _)| *to == stranger).count();
     assert_eq!(to_stranger, 0);
     assert!(!world.carries_ipv6(2, 1) && world.carries_ipv6(0, 1));
 }
@@ -102,7 +96,7 @@ fn programs_cannot_speak_as_the_agent() {
     let forged = agentnet::wire::ControlMessage::Goodbye { reason }.emit(a, b);
     world.send(0, &forged);
     assert_eq!(world.hosts[0].counters.drop_out_control.get(), 1);
-    assert_eq!(state(&world, 1, 0), TrustState::Trusted);
+    assert_eq!(world.trust_state(1, 0), TrustState::Trusted);
 }
 
 #[test]
@@ -114,12 +108,12 @@ fn a_recorded_introduction_is_worth_nothing_later() {
     world.command(1, Command::TrustApprove(asker)).unwrap();
     let asked = id(&world, 1);
     world.command(0, Command::TrustRevoke(asked)).unwrap();
-    assert_eq!(state(&world, 1, 0), TrustState::Requested);
-    let attacker = world.net.socket(&["198.51.100.1".parse().unwrap()], 9).unwrap();
+    assert_eq!(world.trust_state(1, 0), TrustState::Requested);
+    let (attacker, target) = (world.add_outsider(), world.address(1));
     for _ in 0..2 {
-        attacker.send_to(&recorded.1, transport_address(1), None).unwrap();
+        world.outsider_sends(attacker, target, &recorded.1);
         world.settle();
-        assert_eq!(state(&world, 1, 0), TrustState::Requested);
+        assert_eq!(world.trust_state(1, 0), TrustState::Requested);
         world.restart(1);
     }
     assert_eq!(world.hosts[1].counters.drop_introduction_replay.get(), 2);
@@ -129,10 +123,11 @@ fn a_recorded_introduction_is_worth_nothing_later() {
 fn a_peer_that_talks_without_end_is_slowed_down() {
     let mut world = World::new(2);
     world.trust(0, 1);
+    let own = world.address(0).ip();
     for _ in 0..100 {
         let now = world.now();
         world.hosts[0].node.handle_input(now, agentnet::node::Input::AddressesChanged(vec![]));
-        world.hosts[0].node.handle_input(now, agentnet::node::Input::AddressesChanged(vec![transport_address(0).ip()]));
+        world.hosts[0].node.handle_input(now, agentnet::node::Input::AddressesChanged(vec![own]));
         world.settle();
     }
     assert!(world.hosts[1].counters.drop_control_rate.get() > 100);
@@ -145,7 +140,7 @@ fn cross_requests_are_consent() {
     let mut world = World::new(2);
     world.request(0, 1, None, None);
     world.request(1, 0, None, None);
-    assert_eq!((state(&world, 0, 1), state(&world, 1, 0)), (TrustState::Trusted, TrustState::Trusted));
+    assert_eq!((world.trust_state(0, 1), world.trust_state(1, 0)), (TrustState::Trusted, TrustState::Trusted));
     assert!(world.carries_ipv6(0, 1) && world.carries_ipv6(1, 0));
 }
 
@@ -155,10 +150,10 @@ fn a_lost_introduction_is_sent_again() {
     world.net.set_drop_rule(|_, _, _| true);
     world.request(0, 1, None, None);
     world.advance(Duration::from_secs(2));
-    assert_eq!(state(&world, 1, 0), TrustState::None);
+    assert_eq!(world.trust_state(1, 0), TrustState::None);
     world.net.clear_drop_rule();
     world.advance(Duration::from_secs(4));
-    assert_eq!(state(&world, 1, 0), TrustState::Pending);
+    assert_eq!(world.trust_state(1, 0), TrustState::Pending);
 }
 
 #[test]
@@ -167,7 +162,7 @@ fn a_request_survives_a_restart_of_either_side() {
     world.request(0, 1, None, None);
     world.restart(0);
     world.restart(1);
-    assert_eq!((state(&world, 0, 1), state(&world, 1, 0)), (TrustState::Requested, TrustState::Pending));
+    assert_eq!((world.trust_state(0, 1), world.trust_state(1, 0)), (TrustState::Requested, TrustState::Pending));
     let asker = id(&world, 0);
     world.command(1, Command::TrustApprove(asker)).unwrap();
     assert!(world.carries_ipv6(0, 1));
@@ -208,8 +203,7 @@ fn a_grant_that_names_ports_lets_only_those_be_opened() {
 fn a_flood_of_strangers_fills_no_table_and_pushes_nobody_out() {
     let mut world = World::new(2);
     world.trust(0, 1);
-    let socket = world.net.socket(&["198.51.100.1".parse().unwrap()], 9).unwrap();
-    let target = transport_address(1);
+    let (outsider, target) = (world.add_outsider(), world.address(1));
     for i in 0..20_000u32 {
         let mut datagram = match i % 4 {
             0 => vec![1, 0, 0, 0].into_iter().chain([0; 144]).collect::<Vec<u8>>(),
@@ -219,7 +213,7 @@ fn a_flood_of_strangers_fills_no_table_and_pushes_nobody_out() {
         };
         let last = datagram.len() - 4;
         datagram[last..].copy_from_slice(&i.to_le_bytes());
-        let _ = socket.send_to(&datagram, target, None);
+        world.outsider_sends(outsider, target, &datagram);
         if i % 50 == 0 {
             world.settle();
         }
@@ -229,7 +223,7 @@ fn a_flood_of_strangers_fills_no_table_and_pushes_nobody_out() {
     for seed in 0..200u8 {
         let secret = TunnelSecret::from_bytes([seed; 32]);
         let mut stranger = Tunnel::new(&secret, &key, TunnelIndex::of_receiver(0), Time::ZERO, None);
-        let _ = socket.send_to(&stranger.initiate(Time::ZERO).unwrap(), target, None);
+        world.outsider_sends(outsider, target, &stranger.initiate(Time::ZERO).unwrap());
     }
     world.settle();
     assert!(world.carries_ipv6(0, 1));

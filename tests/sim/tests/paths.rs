@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use agentnet_sim::{HostOptions, World, second_address, transport_address};
+use agentnet_sim::{HostOptions, World};
 
 const TICK: Duration = Duration::from_millis(10);
 
 fn world() -> World {
     let mut world = World::new(0);
+    let site = world.open_site(true);
     for _ in 0..2 {
-        world.add_host(HostOptions { both_families: true, ..HostOptions::default() });
+        world.add_host_at(&site, HostOptions::default());
     }
     world.trust(0, 1);
     world.advance(Duration::from_secs(5));
@@ -39,10 +40,10 @@ fn a_family_that_dies_costs_less_than_a_second() {
     for (ipv6_dies, one_way) in [(true, false), (false, false), (true, true), (false, true)] {
         let mut world = world();
         assert_eq!(longest_gap(&mut world, Duration::from_secs(1)), Duration::ZERO);
-        let source = transport_address(0);
+        let sources = [world.address(0), world.address_v6(0)];
         world.net.set_drop_rule(move |from, to, _| {
             let dead = to.is_ipv6() == ipv6_dies;
-            dead && (!one_way || from.ip() == source.ip() || from.ip() == second_address(0).ip())
+            dead && (!one_way || sources.contains(&from))
         });
         let gap = longest_gap(&mut world, Duration::from_secs(5));
         assert!(gap < Duration::from_secs(1), "{gap:?} (IPv6: {ipv6_dies}, one way: {one_way})");
@@ -65,9 +66,9 @@ fn a_path_that_works_is_not_left() {
 #[test]
 fn why_lists_what_was_tried() {
     let mut world = world();
-    world.net.set_drop_rule(|_, to, _| to.is_ipv4());
+    world.net.set_drop_rule(|_, to, _| to.is_ipv6());
     longest_gap(&mut world, Duration::from_secs(3));
     let why = world.hosts[0].node.why(world.now(), "host1").unwrap();
     let probe = why.steps.iter().find(|step| step.step == "probe").unwrap();
-    assert!(probe.ok && probe.detail.contains(&format!("silent: {}", transport_address(1))), "{}", probe.detail);
+    assert!(probe.ok && probe.detail.contains(&format!("silent: {}", world.address_v6(1))), "{}", probe.detail);
 }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use agentnet::api::PathKind;
 use agentnet::node::{Command, Event};
-use agentnet_platform::udp::DatagramSocket;
-use agentnet_sim::{HostOptions, World, packet, transport_address};
+use agentnet_sim::{HostOptions, World, packet};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -57,6 +56,26 @@ fn bursts_after_any_pause_arrive() {
         assert!(world.carries_ipv6(0, 1), "after {pause} s");
         world.advance(SECOND * pause);
         assert!(world.carries_ipv6(1, 0), "after {pause} s, other way");
+    }
+}
+
+#[test]
+fn a_session_answered_after_a_long_silence_is_as_good_as_any() {
+    for (from, to) in [(0, 1), (1, 0)] {
+        let mut world = World::new(2);
+        world.trust(0, 1);
+        for silence in [5, 175, 200, 400, 600, 3_600] {
+            world.advance(SECOND * silence);
+            assert!(world.carries_ipv6(from, to), "after {silence} s");
+            world.advance(SECOND);
+            let before = world.hosts[to].counters.handshakes.get();
+            for _ in 0..20 {
+                assert!(world.carries_ipv6(from, to) && world.carries_ipv6(to, from), "after {silence} s");
+                world.advance(SECOND);
+            }
+            let made = world.hosts[to].counters.handshakes.get() - before;
+            assert_eq!(made, 0, "{from} to {to} after {silence} s: the session was given up");
+        }
     }
 }
 
@@ -135,12 +154,12 @@ fn a_recorded_handshake_gets_no_answer_after_a_restart() {
     world.advance(SECOND * 600);
     world.restart(1);
     world.advance(SECOND * 600);
-    let attacker = world.net.socket(&["198.51.100.1".parse().unwrap()], 9).unwrap();
+    let (attacker, target, true_peer) = (world.add_outsider(), world.address(1), world.address(0));
     world.hosts[1].sent.clear();
-    attacker.send_to(&recorded[0].1, transport_address(1), None).unwrap();
+    world.outsider_sends(attacker, target, &recorded[0].1);
     world.settle();
     assert_eq!(world.hosts[1].counters.drop_handshake_replay.get(), 1);
-    assert!(world.hosts[1].sent.iter().all(|(to, _)| *to == transport_address(0)), "only the true peer hears of it");
+    assert!(world.hosts[1].sent.iter().all(|(to, _)| *to == true_peer), "only the true peer hears of it");
 }
 
 #[test]

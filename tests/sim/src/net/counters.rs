@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 /// Why a packet went no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DropReason {
+    /// The drop rule wants it lost.
+    Rule,
     /// Lost by chance on a link.
     Loss,
     /// The link is a black hole.

@@ -100,6 +100,10 @@ impl Internet {
         }
         let (interface, source) = self.source(host, local_ip, destination.ip())?;
         let packet = Packet { source: SocketAddr::new(source, source_port), destination, bytes };
+        if self.drop_rule.as_mut().is_some_and(|rule| rule(packet.source, destination, &packet.bytes)) {
+            self.drops.count(DropReason::Rule);
+            return Ok(());
+        }
         let state = &mut self.interfaces[interface.0];
         let (arrival, next) = (state.up.packet(now, packet.size()), Place::Segment(state.segment));
         self.schedule(arrival, next, packet);

@@ -1,7 +1,7 @@
 //! What is connected to what.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::counters::{BoxCounters, Drops};
@@ -83,6 +83,9 @@ pub(super) struct Middlebox {
     pub(super) counters: BoxCounters,
 }
 
+/// Decides whether a datagram (source and destination as the sender knows them, payload) is lost.
+pub(super) type DropRule = Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> bool>;
+
 /// The internet. See the module for how to drive it.
 pub struct Internet {
     pub(super) rng: SimRng,
@@ -94,6 +97,7 @@ pub struct Internet {
     /// Links between two addresses at the core.
     pub(super) paths: BTreeMap<(IpAddr, IpAddr), Link>,
     pub(super) queue: Queue,
+    pub(super) drop_rule: Option<DropRule>,
     pub(super) drops: Drops,
     pub(super) plan: AddressPlan,
 }
@@ -109,6 +113,7 @@ impl Internet {
             routes: BTreeMap::new(),
             paths: BTreeMap::new(),
             queue: Queue::default(),
+            drop_rule: None,
             drops: Drops::default(),
             plan: AddressPlan::default(),
         }
@@ -172,6 +177,15 @@ impl Internet {
         self.rebuild_routes();
     }
 
+    /// The interface is up again where it was, with the addresses it had.
+    ///
+    /// # Panics
+    /// When somebody else in reach of the segment has one of them by now.
+    pub fn bring_back(&mut self, interface: InterfaceId) {
+        self.interfaces[interface.0].is_up = true;
+        self.rebuild_routes();
+    }
+
     /// A box loses all mappings and sessions and, if given, changes its external address. External ports that were in
     /// use are not used again before the next reboot.
     ///
@@ -212,6 +226,17 @@ impl Internet {
         let rng = self.rng.fork();
         let unlimited = LinkConfig { mtu: usize::MAX, ..LinkConfig::default() };
         self.paths.entry((from, to)).or_insert_with(|| Link::new(unlimited, rng))
+    }
+
+    /// From now on `rule` says which datagrams (source and destination as the sender knows them, payload) are lost where
+    /// they are sent: for faults that look at contents. Links have all others.
+    pub fn set_drop_rule(&mut self, rule: impl FnMut(SocketAddr, SocketAddr, &[u8]) -> bool + 'static) {
+        self.drop_rule = Some(Box::new(rule));
+    }
+
+    /// From now on only links and boxes lose datagrams.
+    pub fn clear_drop_rule(&mut self) {
+        self.drop_rule = None;
     }
 
     /// A host's interfaces in order of preference.

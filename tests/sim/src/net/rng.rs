@@ -1,8 +1,12 @@
 //! The one source of chance: the same seed is the same run.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-/// SplitMix64 (Steele, Lea, Flood 2014). Fast, with a state of one word; nothing here needs to be unpredictable.
+use rand_core::{TryCryptoRng, TryRng};
+
+/// SplitMix64 (Steele, Lea, Flood 2014). Fast, with a state of one word; nothing here needs to be unpredictable, not
+/// even the agents' secrets.
 #[derive(Clone, Debug)]
 pub struct SimRng {
     state: u64,
@@ -28,6 +32,13 @@ impl SimRng {
         word ^ (word >> 31)
     }
 
+    /// As many bytes as wanted.
+    pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        let Ok(()) = self.try_fill_bytes(&mut bytes);
+        bytes
+    }
+
     /// A number below `limit`; 0 for a limit of 0.
     pub fn below(&mut self, limit: u64) -> u64 {
         let product = u128::from(self.next_u64()) * u128::from(limit);
@@ -47,6 +58,27 @@ impl SimRng {
         Duration::from_nanos(self.below(nanos.saturating_add(1)))
     }
 }
+
+impl TryRng for SimRng {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok((self.next_u64() >> 32) as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.next_u64())
+    }
+
+    fn try_fill_bytes(&mut self, target: &mut [u8]) -> Result<(), Infallible> {
+        for chunk in target.chunks_mut(8) {
+            chunk.copy_from_slice(&self.next_u64().to_le_bytes()[..chunk.len()]);
+        }
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for SimRng {}
 
 /// Keeps the seed of a randomised test and prints it when the test fails.
 pub struct Replay {

@@ -1,0 +1,283 @@
+//! The relay: which way through the server a channel number names.
+//!
+//! Knows channel numbers, two transport addresses for each, and when a frame last passed. It has no access to sessions,
+//! keys or records; the payload of a frame is opaque to it and leaves as it came.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{ClientKey, Route};
+use crate::time::Time;
+use crate::wire::RelayChannel;
+
+/// A channel on which nothing passed for so long is forgotten; its opener renews one it still wants.
+pub(super) const CHANNEL_IDLE: Duration = Duration::from_secs(3600);
+/// Channels to one client that others opened: each costs work when it moves.
+const MAX_OFFERED: usize = 4096;
+
+/// The open channels.
+#[derive(Debug)]
+pub(super) struct Channels {
+    open: HashMap<RelayChannel, Channel>,
+    owned: HashMap<ClientKey, Owned>,
+    /// When to look at each channel again, by number.
+    due: BTreeSet<(Time, u64)>,
+    limit: usize,
+    limit_per_opener: usize,
+}
+
+/// One end of a channel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    /// Whose it is.
+    pub(super) owner: ClientKey,
+    /// Where it is now.
+    pub(super) route: Route,
+}
+
+#[derive(Debug)]
+struct Channel {
+    opener: End,
+    peer: End,
+    used: Time,
+    /// Its place in the order of look-ups.
+    due: Time,
+}
+
+/// The channels of one client.
+#[derive(Debug, Default)]
+struct Owned {
+    opened: Vec<RelayChannel>,
+    offered: Vec<RelayChannel>,
+}
+
+/// A channel was opened or renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opened {
+    New,
+    Renewed,
+}
+
+/// The channel number is taken, or a limit is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refused;
+
+/// Why a frame does not pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoPassage {
+    /// There is no such channel.
+    Channel,
+    /// It comes from neither end.
+    Source,
+}
+
+impl Channels {
+    /// No channels; at most `limit`, and at most `limit_per_opener` opened by one client.
+    pub(super) fn new(limit: usize, limit_per_opener: usize) -> Self {
+        Self { open: HashMap::new(), owned: HashMap::new(), due: BTreeSet::new(), limit, limit_per_opener }
+    }
+
+    /// Opens a channel between two clients, or renews it if that is what it is.
+    pub(super) fn open(&mut self, now: Time, number: RelayChannel, opener: End, peer: End) -> Result<Opened, Refused> {
+        if let Some(channel) = self.open.get_mut(&number) {
+            if channel.opener.owner != opener.owner || channel.peer.owner != peer.owner {
+                return Err(Refused);
+            }
+            channel.used = now;
+            return Ok(Opened::Renewed);
+        }
+        let opened = self.owned.get(&opener.owner).map_or(0, |owned| owned.opened.len());
+        let offered = self.owned.get(&peer.owner).map_or(0, |owned| owned.offered.len());
+        if self.open.len() >= self.limit || opened >= self.limit_per_opener || offered >= MAX_OFFERED {
+            return Err(Refused);
+        }
+        let due = now + CHANNEL_IDLE;
+        self.open.insert(number, Channel { opener, peer, used: now, due });
+        self.due.insert((due, number.number()));
+        self.owned.entry(opener.owner).or_default().opened.push(number);
+        self.owned.entry(peer.owner).or_default().offered.push(number);
+        Ok(Opened::New)
+    }
+
+    /// Whose frame this is, and where it goes on to.
+    pub(super) fn pass(
+        &mut self,
+        now: Time,
+        number: RelayChannel,
+        source: SocketAddr,
+    ) -> Result<(ClientKey, Route), NoPassage> {
+        let channel = self.open.get_mut(&number).ok_or(NoPassage::Channel)?;
+        let (from, to) = channel.ends(source).ok_or(NoPassage::Source)?;
+        channel.used = now;
+        Ok((from, to))
+    }
+
+    /// Whose frame this is.
+    pub(super) fn sender(&self, number: RelayChannel, source: SocketAddr) -> Option<ClientKey> {
+        Some(self.open.get(&number)?.ends(source)?.0)
+    }
+
+    /// A client is somewhere else now.
+    pub(super) fn moved(&mut self, owner: ClientKey, route: Route) {
+        let Some(owned) = self.owned.get(&owner) else { return };
+        for number in owned.opened.iter().chain(&owned.offered) {
+            let Some(channel) = self.open.get_mut(number) else { continue };
+            for end in [&mut channel.opener, &mut channel.peer] {
+                if end.owner == owner {
+                    end.route = route;
+                }
+            }
+        }
+    }
+
+    /// A client is gone, and with it all its channels. Returns how many there were.
+    pub(super) fn close_all(&mut self, owner: ClientKey) -> usize {
+        let Some(owned) = self.owned.remove(&owner) else { return 0 };
+        owned.opened.iter().chain(&owned.offered).filter(|number| self.close(**number)).count()
+    }
+
+    /// Closes the channels that were idle for too long. Returns how many there were.
+    pub(super) fn expire(&mut self, now: Time) -> usize {
+        let mut closed = 0;
+        while let Some(&(due, number)) = self.due.first().filter(|(due, _)| *due <= now) {
+            self.due.remove(&(due, number));
+            let number = RelayChannel::new(number);
+            let Some(channel) = self.open.get_mut(&number) else { continue };
+            let idle_at = channel.used + CHANNEL_IDLE;
+            if idle_at > now {
+                channel.due = idle_at;
+                self.due.insert((idle_at, number.number()));
+            } else {
+                closed += usize::from(self.close(number));
+            }
+        }
+        closed
+    }
+
+    /// When [`expire`](Self::expire) is due.
+    pub(super) fn next_timeout(&self) -> Option<Time> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    fn close(&mut self, number: RelayChannel) -> bool {
+        let Some(channel) = self.open.remove(&number) else { return false };
+        self.due.remove(&(channel.due, number.number()));
+        for end in [channel.opener, channel.peer] {
+            let Some(owned) = self.owned.get_mut(&end.owner) else { continue };
+            owned.opened.retain(|other| *other != number);
+            owned.offered.retain(|other| *other != number);
+            if owned.opened.is_empty() && owned.offered.is_empty() {
+                self.owned.remove(&end.owner);
+            }
+        }
+        true
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+}
+
+impl Channel {
+    /// Who sent a frame from `source`, and where the other end is.
+    fn ends(&self, source: SocketAddr) -> Option<(ClientKey, Route)> {
+        if self.opener.route.destination == source {
+            Some((self.opener.owner, self.peer.route))
+        } else if self.peer.route.destination == source {
+            Some((self.peer.owner, self.opener.route))
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NUMBER: RelayChannel = RelayChannel::new(7);
+
+    fn end(client: u64) -> End {
+        let destination = SocketAddr::from(([192, 0, 2, client as u8], 1000));
+        End { owner: ClientKey(client), route: Route { destination, local_ip: None } }
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::from_origin(Duration::from_secs(seconds))
+    }
+
+    fn source(client: u64) -> SocketAddr {
+        end(client).route.destination
+    }
+
+    #[test]
+    fn frames_pass_between_the_two_ends_only() {
+        let mut channels = Channels::new(10, 10);
+        assert_eq!(channels.open(at(0), NUMBER, end(1), end(2)), Ok(Opened::New));
+        assert_eq!(channels.pass(at(0), NUMBER, source(1)), Ok((ClientKey(1), end(2).route)));
+        assert_eq!(channels.pass(at(0), NUMBER, source(2)), Ok((ClientKey(2), end(1).route)));
+        assert_eq!(channels.pass(at(0), NUMBER, source(3)), Err(NoPassage::Source));
+        assert_eq!(channels.pass(at(0), RelayChannel::new(8), source(1)), Err(NoPassage::Channel));
+        assert_eq!(channels.sender(NUMBER, source(2)), Some(ClientKey(2)));
+    }
+
+    #[test]
+    fn a_number_belongs_to_who_opened_it_and_to_whom() {
+        let mut channels = Channels::new(10, 10);
+        channels.open(at(0), NUMBER, end(1), end(2)).unwrap();
+        assert_eq!(channels.open(at(1), NUMBER, end(1), end(2)), Ok(Opened::Renewed));
+        for (opener, peer) in [(1, 3), (2, 1), (3, 2), (3, 4)] {
+            assert_eq!(channels.open(at(1), NUMBER, end(opener), end(peer)), Err(Refused), "{opener} to {peer}");
+        }
+        assert_eq!(channels.len(), 1);
+    }
+
+    #[test]
+    fn a_client_that_moved_is_followed_and_its_old_address_is_nobody() {
+        let mut channels = Channels::new(10, 10);
+        channels.open(at(0), NUMBER, end(1), end(2)).unwrap();
+        channels.moved(ClientKey(2), end(9).route);
+        assert_eq!(channels.pass(at(0), NUMBER, source(1)), Ok((ClientKey(1), end(9).route)));
+        assert_eq!(channels.pass(at(0), NUMBER, source(9)), Ok((ClientKey(2), end(1).route)));
+        assert_eq!(channels.pass(at(0), NUMBER, source(2)), Err(NoPassage::Source));
+    }
+
+    #[test]
+    fn limits_hold_and_closing_makes_room() {
+        let mut channels = Channels::new(3, 2);
+        for number in 1..=2 {
+            channels.open(at(0), RelayChannel::new(number), end(1), end(2)).unwrap();
+        }
+        assert_eq!(channels.open(at(0), RelayChannel::new(3), end(1), end(2)), Err(Refused));
+        channels.open(at(0), RelayChannel::new(3), end(2), end(1)).unwrap();
+        assert_eq!(channels.open(at(0), RelayChannel::new(4), end(3), end(1)), Err(Refused));
+        assert_eq!(channels.close_all(ClientKey(2)), 3);
+        assert_eq!((channels.len(), channels.owned.len(), channels.due.len()), (0, 0, 0));
+        assert_eq!(channels.close_all(ClientKey(1)), 0);
+        channels.open(at(0), RelayChannel::new(4), end(3), end(1)).unwrap();
+    }
+
+    #[test]
+    fn nobody_is_offered_more_than_moving_may_cost() {
+        let mut channels = Channels::new(usize::MAX, usize::MAX);
+        for number in 0..MAX_OFFERED as u64 {
+            channels.open(at(0), RelayChannel::new(number), end(1), end(2)).unwrap();
+        }
+        assert_eq!(channels.open(at(0), RelayChannel::new(u64::MAX), end(3), end(2)), Err(Refused));
+    }
+
+    #[test]
+    fn a_channel_lives_as_long_as_something_passes_or_renews_it() {
+        let mut channels = Channels::new(10, 10);
+        channels.open(at(0), NUMBER, end(1), end(2)).unwrap();
+        channels.pass(at(3000), NUMBER, source(1)).unwrap();
+        assert_eq!((channels.expire(at(3600)), channels.next_timeout()), (0, Some(at(6600))));
+        channels.open(at(6000), NUMBER, end(1), end(2)).unwrap();
+        assert_eq!((channels.expire(at(9599)), channels.next_timeout()), (0, Some(at(9600))));
+        assert_eq!((channels.expire(at(9600)), channels.next_timeout()), (1, None));
+        assert_eq!(channels.pass(at(9600), NUMBER, source(1)), Err(NoPassage::Channel));
+        assert_eq!(channels.owned.len(), 0);
+    }
+}

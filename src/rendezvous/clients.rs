@@ -1,0 +1,260 @@
+//! Everybody who has, or is about to have, a session with the server.
+//!
+//! A client is an entry per tunnel key. It begins with a handshake, says who it is with its first registration, and is
+//! forgotten when it has been silent or its session is over. The server never begins a handshake and therefore needs
+//! none of a session's timers: a client that wants something renews its session.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use rand_core::CryptoRng;
+
+use super::{ClientKey, Route};
+use crate::identity::{AgentId, TunnelPublic};
+use crate::limits::Bucket;
+use crate::time::Time;
+use crate::tunnel::{IndexTable, Tunnel, TunnelIndex};
+
+/// A client that has not registered is forgotten after this: a round trip with many losses.
+pub(super) const UNREGISTERED: Duration = Duration::from_secs(30);
+/// For how long a registration is valid, seconds. Clients renew it every 20 s, which keeps the mappings of NATs open
+/// (RFC 4787, REQ-5: 2 minutes and more, in practice 30 s) and survives two lost renewals.
+pub const REGISTRATION_S: u32 = 60;
+/// A registered client is forgotten after this silence, counted from the end of its registration.
+pub(super) const SILENCE: Duration = Duration::from_secs(60);
+/// A session ends at this age (WireGuard paper, section 6.1: Reject-After-Time).
+const SESSION_LIFE: Duration = Duration::from_secs(180);
+/// Control messages from one client, per second: enough for introductions to 50 agents at once. Each may cost a
+/// signature check, 60 us.
+pub(super) const CONTROL_RATE: u32 = 50;
+
+/// One client.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) tunnel_key: TunnelPublic,
+    /// In a box, as it has 12 KiB: a table that grows must not move them all while frames wait.
+    pub(super) tunnel: Box<Tunnel>,
+    /// Where its newest authenticated packet came from.
+    pub(super) route: Option<Route>,
+    pub(super) registration: Option<Registration>,
+    pub(super) control: Bucket,
+    pub(super) relayed: Bucket,
+    created: Time,
+    heard: Time,
+    /// Its place in the order of look-ups; what it is really due at may be later.
+    due: Time,
+}
+
+/// Who a client is.
+#[derive(Debug, Clone)]
+pub(super) struct Registration {
+    pub(super) id: AgentId,
+    pub(super) ipv6: Ipv6Addr,
+    pub(super) expires: Time,
+}
+
+/// All clients.
+#[derive(Debug)]
+pub(super) struct Clients {
+    table: HashMap<ClientKey, Client>,
+    by_tunnel_key: HashMap<TunnelPublic, ClientKey>,
+    by_id: HashMap<AgentId, ClientKey>,
+    by_address: HashMap<SocketAddr, ClientKey>,
+    indices: IndexTable<ClientKey>,
+    /// Those that have not registered, the longest silent first.
+    unregistered: BTreeSet<(Time, ClientKey)>,
+    due: BTreeSet<(Time, ClientKey)>,
+    next: u64,
+    limit: usize,
+}
+
+impl Clients {
+    /// None; at most `limit`.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            table: HashMap::new(),
+            by_tunnel_key: HashMap::new(),
+            by_id: HashMap::new(),
+            by_address: HashMap::new(),
+            indices: IndexTable::new(),
+            unregistered: BTreeSet::new(),
+            due: BTreeSet::new(),
+            next: 0,
+            limit,
+        }
+    }
+
+    pub(super) fn get(&self, key: ClientKey) -> Option<&Client> {
+        self.table.get(&key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: ClientKey) -> Option<&mut Client> {
+        self.table.get_mut(&key)
+    }
+
+    pub(super) fn with_tunnel_key(&self, tunnel_key: &TunnelPublic) -> Option<ClientKey> {
+        self.by_tunnel_key.get(tunnel_key).copied()
+    }
+
+    pub(super) fn with_id(&self, id: &AgentId) -> Option<ClientKey> {
+        self.by_id.get(id).copied()
+    }
+
+    pub(super) fn with_index(&self, index: TunnelIndex) -> Option<ClientKey> {
+        self.indices.owner(index)
+    }
+
+    /// Whether a client's newest authenticated packet came from here.
+    pub(super) fn is_known_address(&self, address: SocketAddr) -> bool {
+        self.by_address.contains_key(&address)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.table.len() >= self.limit
+    }
+
+    /// The one that gives way when there is no room.
+    pub(super) fn longest_silent_unregistered(&self) -> Option<ClientKey> {
+        self.unregistered.first().map(|(_, key)| *key)
+    }
+
+    /// A name and an index for a client in the making. To be given to [`insert`](Self::insert) or
+    /// [`abandon`](Self::abandon).
+    pub(super) fn reserve(&mut self, rng: &mut dyn CryptoRng) -> (ClientKey, TunnelIndex) {
+        let key = ClientKey(self.next);
+        self.next += 1;
+        (key, self.indices.allocate(key, rng))
+    }
+
+    /// The handshake came to nothing.
+    pub(super) fn abandon(&mut self, index: TunnelIndex) {
+        self.indices.release(index);
+    }
+
+    /// A client whose handshake was answered.
+    pub(super) fn insert(
+        &mut self,
+        now: Time,
+        key: ClientKey,
+        tunnel_key: TunnelPublic,
+        tunnel: Tunnel,
+        relay_rate: u32,
+    ) {
+        let due = now + UNREGISTERED;
+        let client = Client {
+            tunnel_key,
+            tunnel: Box::new(tunnel),
+            route: None,
+            registration: None,
+            control: Bucket::full(now, CONTROL_RATE),
+            relayed: Bucket::full(now, relay_rate),
+            created: now,
+            heard: now,
+            due,
+        };
+        self.by_tunnel_key.insert(tunnel_key, key);
+        self.unregistered.insert((now, key));
+        self.due.insert((due, key));
+        self.table.insert(key, client);
+    }
+
+    /// Something authenticated arrived.
+    pub(super) fn heard(&mut self, now: Time, key: ClientKey) {
+        let Some(client) = self.table.get_mut(&key) else { return };
+        if client.registration.is_none() && self.unregistered.remove(&(client.heard, key)) {
+            self.unregistered.insert((now, key));
+        }
+        client.heard = now;
+    }
+
+    /// It is here now. True when it was elsewhere before.
+    pub(super) fn moved(&mut self, key: ClientKey, route: Route) -> bool {
+        let Some(client) = self.table.get_mut(&key) else { return false };
+        let before = client.route.replace(route);
+        if before == Some(route) {
+            return false;
+        }
+        if let Some(before) = before {
+            self.forget_address(key, before.destination);
+        }
+        self.by_address.insert(route.destination, key);
+        before.is_some()
+    }
+
+    /// It said who it is, or said so again.
+    pub(super) fn register(&mut self, key: ClientKey, registration: Registration) {
+        let Some(client) = self.table.get_mut(&key) else { return };
+        self.unregistered.remove(&(client.heard, key));
+        self.by_id.insert(registration.id, key);
+        client.registration = Some(registration);
+    }
+
+    /// Forgets a client.
+    pub(super) fn remove(&mut self, key: ClientKey) -> Option<Client> {
+        let client = self.table.remove(&key)?;
+        self.by_tunnel_key.remove(&client.tunnel_key);
+        self.indices.release(client.tunnel.index());
+        self.unregistered.remove(&(client.heard, key));
+        self.due.remove(&(client.due, key));
+        if let Some(route) = client.route {
+            self.forget_address(key, route.destination);
+        }
+        if let Some(registration) = &client.registration
+            && self.by_id.get(&registration.id) == Some(&key)
+        {
+            self.by_id.remove(&registration.id);
+        }
+        Some(client)
+    }
+
+    /// One that is to be forgotten now.
+    pub(super) fn pop_silent(&mut self, now: Time) -> Option<ClientKey> {
+        while let Some(&(due, key)) = self.due.first().filter(|(due, _)| *due <= now) {
+            let Some(client) = self.table.get_mut(&key) else {
+                self.due.remove(&(due, key));
+                continue;
+            };
+            let end = client.end();
+            if end <= now {
+                return Some(key);
+            }
+            self.due.remove(&(due, key));
+            client.due = end;
+            self.due.insert((end, key));
+        }
+        None
+    }
+
+    /// When [`pop_silent`](Self::pop_silent) is due.
+    pub(super) fn next_timeout(&self) -> Option<Time> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    fn forget_address(&mut self, key: ClientKey, address: SocketAddr) {
+        if self.by_address.get(&address) == Some(&key) {
+            self.by_address.remove(&address);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+}
+
+impl Client {
+    /// Where it is, if what is sent there can be expected to arrive.
+    pub(super) fn live_route(&self, now: Time) -> Option<Route> {
+        let registered = self.registration.as_ref().is_some_and(|registration| now < registration.expires);
+        self.route.filter(|_| registered && self.tunnel.has_session(now))
+    }
+
+    /// When it is forgotten, unless something is heard of it.
+    fn end(&self) -> Time {
+        let Some(registration) = &self.registration else { return self.created + UNREGISTERED };
+        let silent = registration.expires.max(self.heard) + SILENCE;
+        // With the session end its keys.
+        self.tunnel.session_since().map_or(silent, |since| silent.min(since + SESSION_LIFE))
+    }
+}
