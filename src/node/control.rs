@@ -65,8 +65,8 @@ impl Node {
                 let reply = PathMessage::ProbeReply { token, observed: path.endpoint, received: length };
                 self.send_control_to(now, id, &ControlMessage::Path(reply), path);
             }
-            ControlMessage::Path(PathMessage::ProbeReply { token, observed, .. }) => {
-                self.probe_answered(now, id, token, observed, path);
+            ControlMessage::Path(PathMessage::ProbeReply { token, observed, received }) => {
+                self.probe_answered(now, id, (token, received), observed, path);
             }
             ControlMessage::Path(PathMessage::Candidates { sequence, candidates, mapping }) => {
                 self.candidates_received(now, id, sequence, &candidates, mapping);
