@@ -43,6 +43,8 @@ counters! {
     drop_out_policy,
     /// Packets that waited for a session and found the queue full or the wait too long.
     drop_out_no_session,
+    /// Packets from the interface longer than the path to the peer takes; the program is told.
+    drop_out_too_big,
     /// Datagrams the kernel did not take.
     drop_out_send,
     /// Packets from the interface in the form of control messages, which only the agent itself may send.

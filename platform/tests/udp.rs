@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use agentnet_platform::udp::{
-    DatagramSocket, MAX_EXTRA_SOCKETS, RecvBatch, SendBatch, SocketId, UdpError, UdpOptions, UdpSockets,
+    DatagramSocket, MAX_EXTRA_SOCKETS, RecvBatch, SendBatch, SocketId, TooBig, UdpError, UdpOptions, UdpSockets,
 };
 use agentnet_platform::wait::{Waker, wait_readable};
 use namespace::Namespace;
@@ -132,9 +132,45 @@ fn a_failing_destination_stops_nobody_and_does_not_end_segmentation() {
         assert_eq!(report.sent_datagrams, 4, "{report:?}");
         assert_eq!((report.dropped, report.unreachable, report.too_big), (4, 2, 2), "{report:?}");
         assert_eq!(report.last_failed, Some(small_mtu));
+        assert_eq!(report.shortest_too_big, Some(TooBig { destination: small_mtu, len: 1_400 }));
         assert!(report.last_error.is_some());
         assert_eq!(b.max_gso_segments(), before);
         assert_eq!(receive(&a, 4).len(), 4);
+    });
+}
+
+#[test]
+fn only_what_may_be_fragmented_is() {
+    let namespace = Namespace::new();
+    namespace.add_link("small");
+    namespace.ip(&["link", "set", "small", "mtu", "1280"]);
+    namespace.ip(&["addr", "add", "10.9.0.1/24", "dev", "small"]);
+    namespace.enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let b = UdpSockets::bind(&options(0)).unwrap();
+        let destination: SocketAddr = "10.9.0.2:9".parse().unwrap();
+        let mut batch = SendBatch::new(64 << 10, b.max_gso_segments());
+        for _ in 0..2 {
+            push(&mut batch, destination, &[1; 1_400]);
+            assert!(batch.push_fragmentable(destination, None, 1_400, |space| space.len()));
+        }
+        let report = b.send_batch(&batch);
+        assert_eq!((report.sent_datagrams, report.too_big), (2, 2), "{report:?}");
+        let error = b.send_to(&[1; 1_400], destination, None).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE), "whole again: {error}");
+        // Where it arrives it is whole, and the next one of that length leaves whole too.
+        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let to = SocketAddr::new(ip, a.port());
+            let mut batch = SendBatch::new(64 << 10, b.max_gso_segments());
+            assert!(batch.push_fragmentable(to, None, 1_400, |space| {
+                space.fill(5);
+                space.len()
+            }));
+            push(&mut batch, to, &[6; 1_400]);
+            assert_eq!(b.send_batch(&batch).sent_datagrams, 2);
+            let received = receive(&a, 2);
+            assert_eq!((&received[0].data[..], &received[1].data[..]), (&[5; 1_400][..], &[6; 1_400][..]));
+        }
     });
 }
 

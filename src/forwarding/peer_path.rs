@@ -39,6 +39,12 @@ impl PeerPath {
         LocalEnd { socket: self.socket, ip: self.local_ip }
     }
 
+    /// Whether routers can fragment datagrams on this path.
+    #[must_use]
+    pub fn is_fragmentable(&self) -> bool {
+        self.relay.is_none() && self.endpoint.is_ipv4()
+    }
+
     /// Bytes that come before each datagram on this path.
     #[must_use]
     pub fn prefix_len(&self) -> usize {

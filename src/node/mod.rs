@@ -13,8 +13,9 @@
 //! # Where things are
 //!
 //! The life of one peer is `peer`. Handshakes with it are in `handshake`, first contact in `introduction`, messages
-//! inside the session in `control`, its paths in `paths`, `relays`, `candidates` and `hard_nat`. Sessions with rendezvous servers are
-//! in `servers`, how this host looks from outside in `netcheck`. What users ask for is in `commands`, what they are told in `report`.
+//! inside the session in `control`, its paths in `paths`, `mtu`, `relays`, `candidates` and `hard_nat`. Sessions with
+//! rendezvous servers are in `servers`, how this host looks from outside in `netcheck`. What users ask for is in `commands`,
+//! what they are told in `report`.
 
 mod candidates;
 mod commands;
@@ -23,6 +24,7 @@ mod handshake;
 mod hard_nat;
 mod introduction;
 pub mod limits;
+mod mtu;
 mod netcheck;
 mod paths;
 mod peer;
@@ -345,6 +347,7 @@ impl Node {
             Notice::SessionConfirmed { peer } => self.session_established(now, peer),
             Notice::HeardElsewhere { peer, path, data } => self.heard_elsewhere(now, peer, &path, data),
             Notice::Control { peer, packet, newest, path } => self.handle_control(now, peer, &packet, newest, &path),
+            Notice::TooBig { endpoint, len } => self.too_big_here(now, endpoint, len),
             Notice::HandshakeAnswer(datagram) => self.handle_stranger(now, &datagram),
         }
     }

@@ -74,6 +74,8 @@ impl Node {
         }
         self.netchecks.push(token);
         if self.netchecks.len() == 1 {
+            // What it says of the servers is to be of now.
+            self.refresh_servers(now);
             self.gather.measure_fully(now.time);
             self.timers.set(TimerKind::Netcheck, Some(now.time + LONGEST_NETCHECK));
         }

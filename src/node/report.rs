@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Node;
+use super::mtu::mtu_in_use;
 use super::peer::{Link, Peer, RecordSource};
 use super::resolve::Among;
 use crate::api::{
@@ -361,7 +362,7 @@ pub(super) fn path_status(now: Now, peer: &Peer, mtu: u32) -> PathStatus {
     let mut status = PathStatus {
         rtt_ms: link.paths.primary_rtt().map(|rtt| rtt.as_secs_f64() * 1000.0).or(link.rtt_ms),
         since_s: link.path_since.map(|at| now.time.since(at).as_secs_f64()),
-        mtu,
+        mtu: mtu_in_use(link, mtu),
         ..PathStatus::default()
     };
     status.set_route(route);

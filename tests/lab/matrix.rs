@@ -21,7 +21,7 @@ use crate::harness::{
 use crate::restart::answers;
 
 /// A quarter of a round trip of 40 ms: each way crosses the accesses of both sides.
-const ACCESS: Duration = Duration::from_millis(10);
+const ACCESS: Shape = Shape { delay: Duration::from_millis(10), ..Shape::CLEAR };
 /// How long a direct path may take where one is expected, on two noisy cores.
 const DIRECT_WITHIN: Duration = Duration::from_secs(15);
 /// How long one that is not expected is waited for.
@@ -130,7 +130,7 @@ fn cell_run(a: Kind, b: Kind) -> Run {
 
 fn run_with_servers(servers: usize, a: Kind, b: Kind) -> Run {
     let internet = Internet::new();
-    let cores: Vec<Place> = (0..servers).map(|_| internet.public_host(access())).collect();
+    let cores: Vec<Place> = (0..servers).map(|_| internet.public_host(Some(ACCESS))).collect();
     let places = [a, b].map(|kind| kind.place(&internet));
     let servers: Vec<Server<'_>> = cores.iter().map(|core| Server::started(&core.host)).collect();
     let servers: Vec<&Server<'_>> = servers.iter().collect();
@@ -163,15 +163,11 @@ fn time_to_direct(one: &Agent<'_>, other: &Agent<'_>, patience: Duration) -> Opt
     }
 }
 
-fn access() -> Option<Shape> {
-    Some(Shape { delay: ACCESS, ..Shape::CLEAR })
-}
-
 impl Kind {
     fn place(self, internet: &Internet) -> Place {
         match self {
-            Self::Single(nat) => internet.host_behind(nat, access()),
-            Self::Double => internet.double_nat_host(Nat::PortRestricted, Nat::AddressRestricted, access()),
+            Self::Single(nat) => internet.host_behind(nat, Some(ACCESS)),
+            Self::Double => internet.double_nat_host(Nat::PortRestricted, Nat::AddressRestricted, Some(ACCESS)),
         }
     }
 

@@ -26,6 +26,7 @@ pub struct FakeNet {
 struct Shared {
     sockets: Mutex<HashMap<SocketAddr, (Arc<Inbox>, SocketId)>>,
     drop_rule: Mutex<Option<DropRule>>,
+    longest_whole: Mutex<Option<usize>>,
 }
 
 struct Inbox {
@@ -83,9 +84,16 @@ impl FakeNet {
         *lock(&self.shared.drop_rule) = None;
     }
 
-    fn deliver(&self, source: SocketAddr, destination: SocketAddr, bytes: &[u8]) {
+    /// From now on datagrams of more than `len` bytes of payload are lost without a word, unless they may be
+    /// fragmented.
+    pub fn lose_above(&self, len: usize) {
+        *lock(&self.shared.longest_whole) = Some(len);
+    }
+
+    fn deliver(&self, source: SocketAddr, destination: SocketAddr, bytes: &[u8], fragmentable: bool) {
         let is_lost = lock(&self.shared.drop_rule).as_mut().is_some_and(|rule| rule(source, destination, bytes));
-        if is_lost {
+        let is_too_big = lock(&self.shared.longest_whole).is_some_and(|len| bytes.len() > len);
+        if is_lost || (is_too_big && !fragmentable) {
             return;
         }
         let Some((inbox, socket)) = lock(&self.shared.sockets).get(&destination).cloned() else {
@@ -144,7 +152,7 @@ impl DatagramSocket for FakeSocket {
             match self.source_for(transmit.destination, transmit.local) {
                 Ok(source) => {
                     for datagram in transmit.data.chunks(transmit.segment) {
-                        self.net.deliver(source, transmit.destination, datagram);
+                        self.net.deliver(source, transmit.destination, datagram, transmit.fragmentable);
                     }
                     report.sent_datagrams += transmit.count;
                 }
@@ -156,7 +164,7 @@ impl DatagramSocket for FakeSocket {
 
     fn send_to(&self, bytes: &[u8], destination: SocketAddr, local: impl Into<LocalEnd>) -> io::Result<()> {
         let source = self.source_for(destination, local.into())?;
-        self.net.deliver(source, destination, bytes);
+        self.net.deliver(source, destination, bytes, false);
         Ok(())
     }
 
@@ -321,6 +329,25 @@ mod tests {
         b.recv_batch(&mut arrived).unwrap();
         let all: Vec<_> = arrived.datagrams().map(|d| d.data.to_vec()).collect();
         assert_eq!(all, [b"kept".to_vec(), b"lost".to_vec()]);
+    }
+
+    #[test]
+    fn what_is_too_big_arrives_only_in_fragments() {
+        let net = FakeNet::new();
+        let a = net.socket(&[v4(1)], 5).unwrap();
+        let b = net.socket(&[v4(2)], 5).unwrap();
+        net.lose_above(100);
+        let mut out = SendBatch::new(1_024, a.max_gso_segments());
+        for len in [100, 101] {
+            assert!(out.push_with(b.addresses()[0], None, len, |space| space.len()));
+        }
+        assert!(out.push_fragmentable(b.addresses()[0], None, 102, |space| space.len()));
+        a.send_batch(&out);
+        a.send_to(&[0; 103], b.addresses()[0], None).unwrap();
+        let mut arrived = RecvBatch::new();
+        b.recv_batch(&mut arrived).unwrap();
+        let lens: Vec<_> = arrived.datagrams().map(|d| d.data.len()).collect();
+        assert_eq!(lens, [100, 102]);
     }
 
     #[test]

@@ -116,6 +116,17 @@ pub struct SendReport {
     pub last_error: Option<io::Error>,
     /// The destination of the last error.
     pub last_failed: Option<SocketAddr>,
+    /// The shortest datagram among those in `too_big`.
+    pub shortest_too_big: Option<TooBig>,
+}
+
+/// A datagram longer than the route or the link takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooBig {
+    /// Where it was to go.
+    pub destination: SocketAddr,
+    /// Its length in bytes, without UDP and IP header.
+    pub len: usize,
 }
 
 /// Something that sends and receives datagrams in batches: [`UdpSockets`] or a fake. Threads may share it.
@@ -128,10 +139,11 @@ pub trait DatagramSocket: Send + Sync {
     fn recv_batch(&self, batch: &mut RecvBatch) -> io::Result<usize>;
 
     /// Sends everything in `batch`. Waits a moment where the send buffer is full; a destination that fails
-    /// does not stop the others.
+    /// does not stop the others. Datagrams cannot be fragmented on the way, but for those that were pushed as
+    /// such. One thread at a time.
     fn send_batch(&self, batch: &SendBatch) -> SendReport;
 
-    /// Sends one datagram, from this local end, without blocking.
+    /// Sends one datagram, from this local end, without blocking. It cannot be fragmented on the way.
     ///
     /// # Errors
     /// What the operating system says. A family the socket does not have is

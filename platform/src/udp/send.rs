@@ -27,6 +27,7 @@ struct Entry {
     len: usize,
     segment: usize,
     count: usize,
+    fragmentable: bool,
 }
 
 /// One system call's worth of a [`SendBatch`].
@@ -38,6 +39,8 @@ pub(crate) struct Transmit<'a> {
     /// Bytes of each datagram but the last.
     pub(crate) segment: usize,
     pub(crate) count: usize,
+    /// Routers may fragment it; then it is one datagram.
+    pub(crate) fragmentable: bool,
 }
 
 impl SendBatch {
@@ -97,10 +100,38 @@ impl SendBatch {
         max_len: usize,
         fill: impl FnOnce(&mut [u8]) -> usize,
     ) -> bool {
+        self.push(destination, local.into(), false, max_len, fill)
+    }
+
+    /// The same for a datagram that routers may fragment, as far as it is of IPv4; nobody on the way fragments IPv6. It
+    /// costs system calls of its own: for the rare one that the path does not take whole and whose content cannot be
+    /// sent in smaller pieces.
+    ///
+    /// # Panics
+    /// When `fill` claims more than `max_len` bytes.
+    #[must_use]
+    pub fn push_fragmentable(
+        &mut self,
+        destination: SocketAddr,
+        local: impl Into<LocalEnd>,
+        max_len: usize,
+        fill: impl FnOnce(&mut [u8]) -> usize,
+    ) -> bool {
+        self.push(destination, local.into(), true, max_len, fill)
+    }
+
+    fn push(
+        &mut self,
+        destination: SocketAddr,
+        local: LocalEnd,
+        fragmentable: bool,
+        max_len: usize,
+        fill: impl FnOnce(&mut [u8]) -> usize,
+    ) -> bool {
         if self.transmits.len() >= MAX_TRANSMITS {
             return false;
         }
-        let (start, local) = (self.used, local.into());
+        let start = self.used;
         let Some(space) = start.checked_add(max_len).and_then(|end| self.slab.get_mut(start..end)) else {
             return false;
         };
@@ -113,11 +144,11 @@ impl SendBatch {
         self.datagrams += 1;
         let max_segments = self.max_segments;
         match self.transmits.last_mut() {
-            Some(last) if last.takes(destination, local, len, max_segments) => {
+            Some(last) if !fragmentable && last.takes(destination, local, len, max_segments) => {
                 last.len += len;
                 last.count += 1;
             }
-            _ => self.transmits.push(Entry { destination, local, start, len, segment: len, count: 1 }),
+            _ => self.transmits.push(Entry { destination, local, start, len, segment: len, count: 1, fragmentable }),
         }
         true
     }
@@ -129,6 +160,7 @@ impl SendBatch {
             data: &self.slab[entry.start..entry.start + entry.len],
             segment: entry.segment,
             count: entry.count,
+            fragmentable: entry.fragmentable,
         })
     }
 }
@@ -138,6 +170,7 @@ impl Entry {
         let is_last_full = self.len == self.segment * self.count;
         self.destination == destination
             && self.local == local
+            && !self.fragmentable
             && is_last_full
             && len <= self.segment
             && self.count < max_segments
@@ -186,6 +219,18 @@ mod tests {
         assert!(batch.push_with(b(), Some([10, 0, 0, 9].into()), 10, |space| space.len()));
         assert!(batch.push_with(b(), (SocketId::new(1), None), 10, |space| space.len()));
         assert_eq!(batch.transmits().count(), 4);
+    }
+
+    #[test]
+    fn what_may_be_fragmented_travels_alone() {
+        let mut batch = SendBatch::new(10_000, SEGMENTS);
+        push(&mut batch, a(), 100);
+        assert!(batch.push_fragmentable(a(), None, 100, |space| space.len()));
+        assert!(batch.push_fragmentable(a(), None, 100, |space| space.len()));
+        push(&mut batch, a(), 100);
+        assert_eq!(shape(&batch), [(100, 100, 1); 4]);
+        let flags: Vec<_> = batch.transmits().map(|transmit| transmit.fragmentable).collect();
+        assert_eq!(flags, [false, true, true, false]);
     }
 
     #[test]

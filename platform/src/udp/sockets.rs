@@ -3,8 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -13,8 +13,10 @@ use quinn_udp::{UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::extra::ExtraSockets;
-use super::{DatagramSocket, LocalEnd, RecvBatch, SendBatch, SendReport, SocketId, Transmit, UdpError, UdpOptions};
-use crate::os::socket::{force_recv_buffer, force_send_buffer};
+use super::{
+    DatagramSocket, LocalEnd, RecvBatch, SendBatch, SendReport, SocketId, TooBig, Transmit, UdpError, UdpOptions,
+};
+use crate::os::socket::{allow_fragments, forbid_fragments, force_recv_buffer, force_send_buffer};
 
 /// Tries to find a port that is free in both families, when the choice is the system's.
 const PORT_TRIES: usize = 16;
@@ -44,6 +46,9 @@ pub(super) struct Bound {
     /// Kept here because quinn-udp gives up segmentation for good after one EINVAL, which the kernel also
     /// returns for a stale source address or a segment above the route's MTU.
     max_gso_segments: AtomicUsize,
+    /// Held while a datagram is sent that may be fragmented: that is a property of the socket, and the probes that
+    /// other threads send with `send_to` must not have it. None of the calls made meanwhile blocks.
+    fragments: Mutex<()>,
 }
 
 impl UdpSockets {
@@ -156,8 +161,12 @@ impl DatagramSocket for UdpSockets {
 
     fn send_to(&self, bytes: &[u8], destination: SocketAddr, local: impl Into<LocalEnd>) -> io::Result<()> {
         let local = local.into();
-        let transmit = Transmit { destination, local, data: bytes, segment: bytes.len(), count: 1 };
-        self.with_bound(local, &destination, |bound| bound.send_once(&transmit))
+        let (segment, count, fragmentable) = (bytes.len(), 1, false);
+        let transmit = Transmit { destination, local, data: bytes, segment, count, fragmentable };
+        self.with_bound(local, &destination, |bound| {
+            let _whole = bound.lock_fragments();
+            bound.send_once(&transmit)
+        })
     }
 
     fn open_extra(&self) -> io::Result<SocketId> {
@@ -220,7 +229,11 @@ impl Bound {
 
     fn send(&self, transmit: Transmit<'_>, patience: &mut Patience, report: &mut SendReport) {
         if transmit.count == 1 {
-            match self.send_patiently(&transmit, patience) {
+            let sent = match transmit.fragmentable && transmit.destination.is_ipv4() {
+                true => self.send_fragmentable(&transmit),
+                false => self.send_patiently(&transmit, patience),
+            };
+            match sent {
                 Ok(()) => report.sent_datagrams += 1,
                 Err(error) => report.failed(&transmit, error),
             }
@@ -265,6 +278,18 @@ impl Bound {
         }
     }
 
+    /// Lets routers fragment this one datagram. Does not wait for room: what is worth that has a shorter way to say it.
+    fn send_fragmentable(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let _alone = self.lock_fragments();
+        let sent = allow_fragments(&self.socket).and_then(|()| self.send_once(transmit));
+        forbid_fragments(&self.socket)?;
+        sent
+    }
+
+    fn lock_fragments(&self) -> MutexGuard<'_, ()> {
+        self.fragments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn send_once(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let transmit = quinn_udp::Transmit {
             destination: transmit.destination,
@@ -285,7 +310,13 @@ impl SendReport {
             Some(
                 Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::EHOSTDOWN | Errno::EADDRNOTAVAIL,
             ) => self.unreachable += transmit.count,
-            Some(Errno::EMSGSIZE) => self.too_big += transmit.count,
+            Some(Errno::EMSGSIZE) => {
+                self.too_big += transmit.count;
+                let refused = TooBig { destination: transmit.destination, len: transmit.segment };
+                if self.shortest_too_big.is_none_or(|shortest| refused.len < shortest.len) {
+                    self.shortest_too_big = Some(refused);
+                }
+            }
             _ => {}
         }
         self.last_error = Some(error);
@@ -350,7 +381,7 @@ fn open(address: SocketAddr, options: &UdpOptions) -> io::Result<(Bound, u16)> {
         let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), options.send_buffer);
     }
     let max_gso_segments = AtomicUsize::new(state.max_gso_segments());
-    let bound = Bound { socket, state, max_gso_segments };
+    let bound = Bound { socket, state, max_gso_segments, fragments: Mutex::new(()) };
     Ok((bound, port))
 }
 
