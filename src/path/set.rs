@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand_core::CryptoRng;
 
+use self::follow::Disagreement;
 use self::probed::Path;
 use super::candidate::{Candidate, CandidateKind, Route};
 use super::loss::PathLoss;
@@ -84,6 +85,10 @@ pub struct PathSet {
     doubted: Option<Time>,
     /// Where the peer's data came from, while the primary path is doubted for it.
     follows: Option<Route>,
+    /// The peer's data comes by another route than the primary one.
+    disagreement: Option<Disagreement>,
+    /// This side gives in last.
+    leads: bool,
     /// The first sign that made it doubted.
     silent_since: Time,
     /// The doubt was said.
@@ -110,6 +115,8 @@ impl PathSet {
             unanswered: None,
             doubted: None,
             follows: None,
+            disagreement: None,
+            leads: false,
             silent_since: Time::ZERO,
             rescued: None,
             loss: None,
@@ -221,39 +228,6 @@ impl PathSet {
         if self.primary.is_none_or(|primary| self.quality(now, primary).is_none()) {
             self.choose(now, route);
         }
-    }
-
-    /// The peer sends its data by another route than the primary one, which may have died for it. A route that works is
-    /// followed at once, any other as soon as it has proved itself: where a packet came from alone proves nothing.
-    pub fn peer_moved(&mut self, now: Time, route: Route) {
-        self.packet_received(now, route);
-        if self.primary == Some(route) || self.follows == Some(route) || self.lost {
-            return;
-        }
-        self.wanted = Some(now);
-        if self.doubted.is_none() {
-            self.begin_doubt(now);
-        }
-        self.follows = Some(route);
-        if self.quality(now, route).is_some() {
-            return self.follow(now, route);
-        }
-        for path in self.paths.iter_mut().filter(|path| path.candidate.route == route) {
-            path.attempts = 0;
-            path.next = Some(now);
-        }
-    }
-
-    /// Goes where the peer went. The path it left must prove itself anew before it is taken again.
-    fn follow(&mut self, now: Time, route: Route) {
-        let left = self.primary;
-        for path in self.paths.iter_mut().filter(|path| Some(path.candidate.route) == left) {
-            (path.state, path.answered) = (PathState::Failed, None);
-            path.attempts = 0;
-            path.next = Some(now);
-        }
-        (self.follows, self.doubted) = (None, None);
-        self.choose(now, route);
     }
 
     /// This host's own addresses or routes changed: no path is proved any more, and the first that answers carries data.
@@ -460,6 +434,7 @@ impl PathSet {
             loss.end(now);
         }
         if self.primary != Some(route) || self.resting {
+            self.disagreement = None;
             self.primary = Some(route);
             self.resting = false;
             self.outputs.push_back(Output::Primary(route));
@@ -517,6 +492,7 @@ impl Default for PathSet {
 }
 
 mod direct;
+mod follow;
 mod probed;
 #[cfg(test)]
 mod tests;
