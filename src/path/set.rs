@@ -399,9 +399,7 @@ impl PathSet {
 
     fn give_up_primary(&mut self, now: Time, asked: Time) {
         (self.doubted, self.follows) = (None, None);
-        if let Some(route) = self.primary {
-            self.loss = Some(PathLoss::new(route, self.silent_since));
-        }
+        self.note_loss();
         self.unanswered = None;
         for path in &mut self.paths {
             let answered = path.answered.is_some_and(|at| at >= asked);
@@ -418,6 +416,10 @@ impl PathSet {
                 self.probe_everything(now);
             }
         }
+    }
+
+    fn note_loss(&mut self) {
+        self.loss = self.primary.map(|route| PathLoss::new(route, self.silent_since)).or(self.loss);
     }
 
     /// A path proved itself: is it to be the primary one?

@@ -63,7 +63,10 @@ impl PathSet {
         self.follows = Some(route);
         if there.is_none() {
             self.probe_anew(now, |path| path.candidate.route == route);
-        } else if age > PROVED_LATELY || gives_in {
+        } else if age > PROVED_LATELY {
+            self.note_loss();
+            self.follow(now, route);
+        } else if gives_in {
             self.follow(now, route);
         }
     }

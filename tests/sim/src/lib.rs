@@ -174,6 +174,17 @@ impl World {
         self.tell_addresses(host);
     }
 
+    /// The same with the site's IPv6 only.
+    pub fn move_host_to_v6(&mut self, host: usize, site: &Site) {
+        for interface in self.net.interfaces(self.hosts[host].at()).to_vec() {
+            self.net.move_to(interface, site);
+            let addresses = self.net.addresses(self.hosts[host].at());
+            let v6: Vec<_> = addresses.into_iter().filter(IpAddr::is_ipv6).collect();
+            self.net.bring_up(interface, site.segment, &v6);
+        }
+        self.tell_addresses(host);
+    }
+
     /// The host has no link any more, and notices.
     pub fn disconnect(&mut self, host: usize) {
         for interface in self.net.interfaces(self.hosts[host].at()).to_vec() {

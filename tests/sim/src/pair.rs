@@ -25,6 +25,10 @@ const REGISTER_LIMIT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(200);
 /// Pairs differ by up to this much in where between two registrations they are.
 const SILENCE_SPREAD: Duration = Duration::from_secs(20);
+/// How long [`Pair::talking`] talks at least.
+const TALK: Duration = Duration::from_secs(5);
+/// Pairs differ by up to this much.
+const TALK_SPREAD: Duration = Duration::from_secs(2);
 /// Ports of the packets of [`Pair::talk`].
 const PING_PORTS: (u16, u16) = (1001, 2001);
 
@@ -49,9 +53,14 @@ struct Pings {
     arrived: Vec<(Duration, u64)>,
 }
 
-/// The site of this kind most scenarios have.
+/// A site of this kind, 10 ms from the core.
 pub fn home(kind: NatKind) -> SiteOptions {
     SiteOptions::new(kind, LinkConfig::with_delay(ACCESS))
+}
+
+/// The same with a little jitter, so that runs differ.
+pub fn jittery_home(kind: NatKind) -> SiteOptions {
+    SiteOptions::new(kind, LinkConfig { jitter: ACCESS / 5, ..LinkConfig::with_delay(ACCESS) })
 }
 
 impl Pair {
@@ -83,6 +92,18 @@ impl Pair {
         pair
     }
 
+    /// Two agents at such homes that have talked for some seconds and have a direct path, at a random moment.
+    ///
+    /// # Panics
+    /// When they have none.
+    pub fn talking(rng: SimRng, sites: [SiteOptions; 2], servers: usize) -> Self {
+        let mut pair = Self::new(rng, sites, servers);
+        let longer = pair.rng.duration(TALK_SPREAD);
+        pair.talk(TALK + longer);
+        assert!(pair.is_direct(), "{:?}", pair.why());
+        pair
+    }
+
     /// Nobody says anything for so long that there is no session any more. Both stay registered.
     ///
     /// # Panics
@@ -90,7 +111,12 @@ impl Pair {
     pub fn fall_silent(&mut self) {
         let silence = SILENCE + self.rng.duration(SILENCE_SPREAD);
         self.world.advance(silence);
-        assert_eq!(self.kinds(), [PathKind::None; 2], "sessions end in silence");
+        let end = self.world.elapsed() + SILENCE;
+        // A session that is renewed at the last moment lives on as long again.
+        while self.kinds() != [PathKind::None; 2] {
+            assert!(self.world.elapsed() < end, "sessions end in silence");
+            self.world.advance_to_next(end);
+        }
     }
 
     /// What each says of the other.

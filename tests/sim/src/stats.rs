@@ -10,6 +10,16 @@ pub fn percentile(measured: impl IntoIterator<Item = Option<Duration>>, percent:
     sorted.get(rank - 1).copied().filter(|took| *took != Duration::MAX)
 }
 
+/// Prints the median and the 95th percentile of what several runs measured, and returns the latter.
+///
+/// # Panics
+/// When a twentieth or more never came to an end.
+pub fn report(what: &str, measured: &[Option<Duration>]) -> Duration {
+    let [p50, p95] = [50, 95].map(|percent| percentile(measured.iter().copied(), percent));
+    println!("{what}: p50 {p50:?}, p95 {p95:?} of {} runs", measured.len());
+    p95.unwrap_or_else(|| panic!("{what}: {measured:?}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
