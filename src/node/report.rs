@@ -142,18 +142,21 @@ impl Node {
             let plan = self.search_plan(link);
             steps.extend(search_step(plan, link.search.report()));
             let path = path_status(now, peer, self.mtu);
-            let rtt = path.rtt_ms.map_or_else(String::new, |rtt| format!(", {rtt:.2} ms"));
+            let mut measured = path.rtt_ms.map_or_else(String::new, |rtt| format!(", {rtt:.2} ms"));
+            if path.mtu < self.mtu {
+                measured.push_str(&format!(", packets of up to {} bytes", path.mtu));
+            }
             let since = link.path_since.map(|at| self.at_ms(at));
             if let Some(loss) = link.paths.last_loss() {
                 steps.push(loss_step(self, now, &loss));
             }
             if let Some(via) = path.via {
                 let (code, hint) = why_relayed(now, link, plan);
-                steps.push(step("path", true, format!("through the relay of {}{rtt}", via.short()), since));
+                steps.push(step("path", true, format!("through the relay of {}{measured}", via.short()), since));
                 return answer(Verdict::Relayed, steps, code, hint);
             }
             let endpoint = path.endpoint.map_or_else(|| "unknown".to_owned(), |endpoint| endpoint.to_string());
-            steps.push(step("path", true, format!("direct, {endpoint}{rtt}"), since));
+            steps.push(step("path", true, format!("direct, {endpoint}{measured}"), since));
             return answer(Verdict::Direct, steps, "ok", "");
         }
         let servers = self.servers_of(peer);
