@@ -144,6 +144,7 @@ mod tests {
           mapping    one port for all destinations, and it is the agent's own
           filtering  lets in whom this host sent to, from that port only
           hairpin    hosts behind the NAT cannot reach each other from outside
+          gateway    192.168.1.1 lets others in at 203.0.113.9:41641 (NAT-PMP)
 
         SERVER      ADDRESS          STATE      ROUND TRIP
         47pjoycnsr  r.example:41641  connected  12.3 ms
@@ -166,10 +167,26 @@ mod tests {
           mapping    not known
           filtering  not known; it takes a server with two addresses to tell
           hairpin    not known
+          gateway    not asked to let others in: port_mapping is off
 
           problem    there is nobody to ask
           hint       name one
         ");
+    }
+
+    #[test]
+    fn a_gateway_that_gives_nothing_is_shown_with_what_it_said() {
+        let check = |state, reason: Option<&str>| PortMappingCheck {
+            state,
+            gateway: "192.168.1.1".parse().ok(),
+            reason: reason.map(str::to_owned),
+            ..PortMappingCheck::default()
+        };
+        let text = |state, reason| port_mapping(&check(state, reason));
+        assert_eq!(text(PortMappingState::NoGateway, None), "there is none");
+        assert_eq!(text(PortMappingState::Asking, None), "192.168.1.1 is being asked to let others in");
+        assert_eq!(text(PortMappingState::None, None), "192.168.1.1 does not let others in");
+        assert_eq!(text(PortMappingState::None, Some("no\u{1b}")), "192.168.1.1 does not let others in: no\u{fffd}");
     }
 
     #[test]

@@ -291,8 +291,10 @@ fn local_address(gateway: Ipv4Addr) -> std::io::Result<Ipv4Addr> {
 }
 
 // Other systems have one loopback address, not a network of them.
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 pub(super) mod fake;
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;

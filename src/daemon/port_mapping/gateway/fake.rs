@@ -247,10 +247,10 @@ async fn read_request(stream: &mut TcpStream) -> (String, String) {
     let mut text = String::new();
     loop {
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let lengths = head
+            let mut lengths = head
                 .lines()
                 .filter_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
-            if body.len() >= lengths.last().unwrap_or(0) {
+            if body.len() >= lengths.next_back().unwrap_or(0) {
                 return (head.to_owned(), body.to_owned());
             }
         }
