@@ -43,6 +43,8 @@ counters! {
     drop_out_policy,
     /// Packets that waited for a session and found the queue full or the wait too long.
     drop_out_no_session,
+    /// Packets from the interface longer than the path to the peer takes; the program is told.
+    drop_out_too_big,
     /// Datagrams the kernel did not take.
     drop_out_send,
     /// Packets from the interface in the form of control messages, which only the agent itself may send.
@@ -101,6 +103,14 @@ counters! {
     handshakes,
     /// Handshakes given up without an answer.
     handshakes_unanswered,
+    /// Probes of paths sent, those of searches included.
+    probes,
+    /// Searches for a way through NATs that give every destination another port.
+    hard_nat_attempts,
+    /// Probes sent in those searches.
+    hard_nat_probes,
+    /// Those of them in which an extra socket of this agent was reached.
+    hard_nat_found,
     /// Introductions accepted.
     introductions,
     /// Introductions sent.

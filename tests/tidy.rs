@@ -38,8 +38,9 @@ const LAYERS: &[&[&str]] = &[
 /// Modules that may read clocks, files and the environment, start threads and do I/O.
 const SHELL: &[&str] = &["daemon", "cli", "main"];
 
-/// Modules outside the shell that may use the platform crate: its batches and devices are what they work on.
-const PLATFORM_USERS: &[&str] = &["forwarding"];
+/// Modules outside the shell that may use the platform crate: its batches and devices are what forwarding works on, and
+/// a route names a socket by the platform's number.
+const PLATFORM_USERS: &[&str] = &["forwarding", "path"];
 
 /// What no pure module may mention.
 const IMPURE: &[&str] = &[

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub use crate::os::wait::Waker;
 
-/// Descriptors one call can wait for, besides the waker. A packet thread has three.
+/// Descriptors one call can wait for, besides the waker. A packet thread has four at most.
 pub const MAX_FDS: usize = 15;
 
 /// What ended a wait.

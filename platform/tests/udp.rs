@@ -7,7 +7,9 @@ mod namespace;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use agentnet_platform::udp::{DatagramSocket, RecvBatch, SendBatch, UdpError, UdpOptions, UdpSockets};
+use agentnet_platform::udp::{
+    DatagramSocket, MAX_EXTRA_SOCKETS, RecvBatch, SendBatch, SocketId, TooBig, UdpError, UdpOptions, UdpSockets,
+};
 use agentnet_platform::wait::{Waker, wait_readable};
 use namespace::Namespace;
 
@@ -20,6 +22,7 @@ fn options(port: u16) -> UdpOptions {
 struct Received {
     source: SocketAddr,
     destination_ip: Option<IpAddr>,
+    socket: SocketId,
     data: Vec<u8>,
 }
 
@@ -35,6 +38,7 @@ fn receive(sockets: &UdpSockets, count: usize) -> Vec<Received> {
         all.extend(batch.datagrams().map(|datagram| Received {
             source: datagram.source,
             destination_ip: datagram.destination_ip,
+            socket: datagram.socket,
             data: datagram.data.to_vec(),
         }));
     }
@@ -128,9 +132,45 @@ fn a_failing_destination_stops_nobody_and_does_not_end_segmentation() {
         assert_eq!(report.sent_datagrams, 4, "{report:?}");
         assert_eq!((report.dropped, report.unreachable, report.too_big), (4, 2, 2), "{report:?}");
         assert_eq!(report.last_failed, Some(small_mtu));
+        assert_eq!(report.shortest_too_big, Some(TooBig { destination: small_mtu, len: 1_400 }));
         assert!(report.last_error.is_some());
         assert_eq!(b.max_gso_segments(), before);
         assert_eq!(receive(&a, 4).len(), 4);
+    });
+}
+
+#[test]
+fn only_what_may_be_fragmented_is() {
+    let namespace = Namespace::new();
+    namespace.add_link("small");
+    namespace.ip(&["link", "set", "small", "mtu", "1280"]);
+    namespace.ip(&["addr", "add", "10.9.0.1/24", "dev", "small"]);
+    namespace.enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let b = UdpSockets::bind(&options(0)).unwrap();
+        let destination: SocketAddr = "10.9.0.2:9".parse().unwrap();
+        let mut batch = SendBatch::new(64 << 10, b.max_gso_segments());
+        for _ in 0..2 {
+            push(&mut batch, destination, &[1; 1_400]);
+            assert!(batch.push_fragmentable(destination, None, 1_400, |space| space.len()));
+        }
+        let report = b.send_batch(&batch);
+        assert_eq!((report.sent_datagrams, report.too_big), (2, 2), "{report:?}");
+        let error = b.send_to(&[1; 1_400], destination, None).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE), "whole again: {error}");
+        // Where it arrives it is whole, and the next one of that length leaves whole too.
+        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let to = SocketAddr::new(ip, a.port());
+            let mut batch = SendBatch::new(64 << 10, b.max_gso_segments());
+            assert!(batch.push_fragmentable(to, None, 1_400, |space| {
+                space.fill(5);
+                space.len()
+            }));
+            push(&mut batch, to, &[6; 1_400]);
+            assert_eq!(b.send_batch(&batch).sent_datagrams, 2);
+            let received = receive(&a, 2);
+            assert_eq!((&received[0].data[..], &received[1].data[..]), (&[5; 1_400][..], &[6; 1_400][..]));
+        }
     });
 }
 
@@ -224,6 +264,108 @@ fn ipv6_switched_off_leaves_ipv4() {
         let report = a.send_batch(&batch);
         assert_eq!((report.sent_datagrams, report.unreachable), (1, 1), "{report:?}");
         assert_eq!(receive(&a, 1)[0].data, b"y");
+    });
+}
+
+#[test]
+fn extra_sockets_send_and_receive_beside_the_main_ones() {
+    Namespace::new().enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let b = UdpSockets::bind(&options(0)).unwrap();
+        let ids: Vec<SocketId> = (0..256).map(|_| a.open_extra().unwrap()).collect();
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, b.port()));
+        for id in &ids {
+            a.send_to(&id.number().to_be_bytes(), to, (*id, None)).unwrap();
+        }
+        // Each answer goes where the datagram came from, and arrives at the socket that sent it.
+        for received in receive(&b, ids.len()) {
+            assert_ne!(received.source.port(), a.port());
+            b.send_to(&received.data, received.source, None).unwrap();
+        }
+        b.send_to(&[0, 0], (Ipv4Addr::LOCALHOST, a.port()).into(), None).unwrap();
+        let mut heard: Vec<u16> = Vec::new();
+        for received in receive(&a, ids.len() + 1) {
+            assert_eq!(received.data, received.socket.number().to_be_bytes());
+            heard.push(received.socket.number());
+        }
+        heard.sort_unstable();
+        let expected: Vec<u16> = [0].into_iter().chain(ids.iter().map(|id| id.number())).collect();
+        assert_eq!(heard, expected);
+    });
+}
+
+#[test]
+fn batches_leave_from_extra_sockets_too() {
+    Namespace::new().enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let b = UdpSockets::bind(&options(0)).unwrap();
+        let id = a.open_extra().unwrap();
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, b.port()));
+        let mut batch = SendBatch::new(64 << 10, a.max_gso_segments());
+        for local in [id, id, SocketId::MAIN, SocketId::new(999)] {
+            assert!(batch.push_with(to, (local, None), 100, |space| space.len()));
+        }
+        assert!(batch.push_with((Ipv6Addr::LOCALHOST, b.port()).into(), (id, None), 100, |space| space.len()));
+        let report = a.send_batch(&batch);
+        assert_eq!((report.sent_datagrams, report.dropped, report.unreachable), (3, 2, 1), "{report:?}");
+        let from_main = receive(&b, 3).iter().filter(|received| received.source.port() == a.port()).count();
+        assert_eq!(from_main, 1);
+    });
+}
+
+#[test]
+fn a_thread_asleep_hears_a_socket_opened_after_it_fell_asleep() {
+    Namespace::new().enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let b = UdpSockets::bind(&options(0)).unwrap();
+        let waker = Waker::new().unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| wait_readable(&a.fds(), &waker, Some(PATIENCE)).unwrap());
+            // The wait may or may not have begun: either way it must end.
+            let id = a.open_extra().unwrap();
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, b.port()));
+            a.send_to(b"x", to, (id, None)).unwrap();
+            let source = receive(&b, 1)[0].source;
+            b.send_to(b"y", source, None).unwrap();
+            assert!(!waiter.join().unwrap().is_timeout());
+            assert_eq!(receive(&a, 1)[0].socket, id);
+        });
+    });
+}
+
+#[test]
+fn a_closed_extra_socket_is_silent_and_its_port_free() {
+    Namespace::new().enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let b = UdpSockets::bind(&options(0)).unwrap();
+        let id = a.open_extra().unwrap();
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, b.port()));
+        a.send_to(b"x", to, (id, None)).unwrap();
+        let source = receive(&b, 1)[0].source;
+        b.send_to(b"late", source, None).unwrap();
+        a.close_extra(id);
+        a.close_extra(id);
+        a.close_extra(SocketId::MAIN);
+        let waker = Waker::new().unwrap();
+        assert!(wait_readable(&a.fds(), &waker, Some(Duration::ZERO)).unwrap().is_timeout());
+        assert_eq!(a.recv_batch(&mut RecvBatch::new()).unwrap(), 0);
+        assert_eq!(a.send_to(b"x", to, (id, None)).unwrap_err().kind(), std::io::ErrorKind::NotConnected);
+        assert!(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, source.port())).is_ok());
+        a.send_to(b"still here", to, None).unwrap();
+        assert_eq!(receive(&b, 1)[0].data, b"still here");
+    });
+}
+
+#[test]
+fn extra_sockets_are_limited_and_numbers_are_not_used_again_at_once() {
+    Namespace::new().enter(|| {
+        let _ = agentnet_platform::process::raise_open_files_limit(4096);
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let ids: Vec<SocketId> = (0..MAX_EXTRA_SOCKETS).map(|_| a.open_extra().unwrap()).collect();
+        assert_eq!(a.open_extra().unwrap_err().kind(), std::io::ErrorKind::QuotaExceeded);
+        a.close_extra(ids[3]);
+        let next = a.open_extra().unwrap();
+        assert!(!ids.contains(&next));
     });
 }
 

@@ -44,7 +44,7 @@ install_missing() {
 }
 
 packages=(iproute2=ip iputils-ping=ping curl=curl openssh-server=sshd openssh-client=ssh python3=/usr/bin/python3
-    python3-grpcio=/usr/lib/python3/dist-packages/grpc iperf3=iperf3 tcpdump=tcpdump procps=ps)
+    python3-grpcio=/usr/lib/python3/dist-packages/grpc iperf3=iperf3 tcpdump=tcpdump procps=ps nftables=nft)
 
 # wait_for SECONDS COMMAND...: until the command succeeds.
 wait_for() {
@@ -70,6 +70,57 @@ make_hosts() { # NETNS_A NETNS_B
         ip -n "$ns" addr add "10.77.0.$number/24" dev eth0
         ip -n "$ns" addr add "fd77::$number/64" dev eth0 nodad
         ip -n "$ns" link set eth0 up
+        number=$((number + 1))
+    done
+}
+
+# An internet with a home behind a NAT on each side, and no way out:
+#
+#   HOME_A 192.168.1.10 -- HOME_A-nat 203.0.113.11 --+
+#                                                    +-- NET 203.0.113.1
+#   HOME_B 192.168.1.10 -- HOME_B-nat 203.0.113.12 --+
+#
+# A NAT lets in only what answers a datagram from inside, by address and port, as home routers do.
+make_homes() { # NETNS_NET NETNS_A NETNS_B
+    local net=$1 number=11 home
+    shift
+    ip netns add "$net"
+    ip -n "$net" link set lo up
+    ip -n "$net" link add br0 type bridge
+    ip -n "$net" addr add 203.0.113.1/24 dev br0
+    ip -n "$net" link set br0 up
+    for home in "$@"; do
+        ip netns add "$home-nat"
+        ip netns add "$home"
+        ip -n "$home-nat" link add wan type veth peer name "p$number" netns "$net"
+        ip -n "$home-nat" link add lan type veth peer name eth0 netns "$home"
+        ip -n "$net" link set "p$number" master br0 up
+        ip -n "$home-nat" addr add "203.0.113.$number/24" dev wan
+        ip -n "$home-nat" addr add 192.168.1.1/24 dev lan
+        ip -n "$home" addr add 192.168.1.10/24 dev eth0
+        ip -n "$home-nat" link set wan up
+        ip -n "$home-nat" link set lan up
+        ip -n "$home" link set lo up
+        ip -n "$home" link set eth0 up
+        ip -n "$home" route add default via 192.168.1.1
+        ip netns exec "$home-nat" sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
+        ip netns exec "$home-nat" nft -f - <<'EOF'
+table ip nat {
+    chain prerouting { type nat hook prerouting priority dstnat; }
+    chain postrouting { type nat hook postrouting priority srcnat; oifname wan masquerade; }
+}
+table ip filter {
+    chain input {
+        type filter hook input priority filter; policy accept;
+        iifname wan ct state new drop
+    }
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        iifname lan accept
+        ct state established,related accept
+    }
+}
+EOF
         number=$((number + 1))
     done
 }

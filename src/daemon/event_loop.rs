@@ -1,10 +1,11 @@
 //! The main thread: what happens goes into the control plane, what it answers is carried out, state first.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use agentnet_platform::network::{Network, NetworkEvent};
-use agentnet_platform::udp::DatagramSocket;
+use agentnet_platform::udp::{DatagramSocket, LocalEnd, SocketId};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -231,6 +232,19 @@ impl EventLoop {
     /// Carries out what the control plane wants. Forwarding changes at once, whatever the disk does: a revoked peer is cut
     /// off. Then the disk, and only then what others are promised.
     fn drain(&mut self) {
+        loop {
+            let inputs = self.carry_out();
+            if inputs.is_empty() {
+                return;
+            }
+            for input in inputs {
+                self.node.handle_input(now(), input);
+            }
+        }
+    }
+
+    /// Carries out what there is, and returns what that brought about.
+    fn carry_out(&mut self) -> Vec<Input> {
         let mut changes = Changes::default();
         let mut rest = Vec::new();
         while let Some(output) = self.node.poll_output() {
@@ -244,15 +258,18 @@ impl EventLoop {
         if !changes.is_empty() {
             self.commit(changes);
         }
+        let mut inputs = Vec::new();
         for output in rest {
             match output {
-                Output::Transmit { destination, local_ip, datagram } => {
-                    match self.shared.socket.send_to(&datagram, destination, local_ip) {
-                        Ok(()) => self.shared.counters.tx_datagrams.increment(),
-                        Err(error) => {
-                            tracing::debug!(%destination, %error, "a datagram was not sent");
-                            self.shared.counters.drop_out_send.increment();
-                        }
+                Output::Transmit { destination, local_ip, socket, datagram } => {
+                    self.transmit(destination, (socket, local_ip).into(), &datagram);
+                }
+                Output::OpenSockets { peer, count } => {
+                    inputs.push(Input::SocketsOpened { peer, sockets: self.open_sockets(count) });
+                }
+                Output::CloseSockets(sockets) => {
+                    for socket in sockets {
+                        self.shared.socket.close_extra(socket);
                     }
                 }
                 Output::Event(Event::Ping { token, result }) => {
@@ -266,6 +283,32 @@ impl EventLoop {
                 Output::Store(..) | Output::StoreSequence(_) | Output::Fib(_) => {}
             }
         }
+        inputs
+    }
+
+    fn transmit(&self, destination: SocketAddr, local: LocalEnd, datagram: &[u8]) {
+        match self.shared.socket.send_to(datagram, destination, local) {
+            Ok(()) => self.shared.counters.tx_datagrams.increment(),
+            Err(error) => {
+                tracing::debug!(%destination, %error, "a datagram was not sent");
+                self.shared.counters.drop_out_send.increment();
+            }
+        }
+    }
+
+    /// As many as there can be.
+    fn open_sockets(&self, count: u16) -> Vec<SocketId> {
+        let mut sockets = Vec::with_capacity(count.into());
+        for _ in 0..count {
+            match self.shared.socket.open_extra() {
+                Ok(socket) => sockets.push(socket),
+                Err(error) => {
+                    tracing::debug!(%error, opened = sockets.len(), wanted = count, "no more extra sockets");
+                    break;
+                }
+            }
+        }
+        sockets
     }
 
     fn commit(&mut self, changes: Changes) {

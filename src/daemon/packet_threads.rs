@@ -141,8 +141,7 @@ fn run_outbound(shared: &Shared, mut device: TunQueue, stop: &Stop) -> io::Resul
             next = outbound.process(clock(), &fib, &packets, next, &mut send, replies, &mut sink);
             if !send.is_empty() {
                 let report = shared.socket.send_batch(&send);
-                shared.counters.tx_datagrams.add(report.sent_datagrams as u64);
-                shared.counters.drop_out_send.add(report.dropped as u64);
+                outbound.batch_sent(clock(), &report, &mut sink);
             }
             if !replies.is_empty() {
                 device.write_batch(replies)?;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
 use ipnet::Ipv4Net;
@@ -55,6 +55,10 @@ pub struct SharedPeer {
     pub path: ArcSwapOption<PeerPath>,
     /// Traffic.
     pub counters: PeerCounters,
+    /// The longest packet that the path takes, bytes.
+    path_mtu: AtomicU16,
+    /// Packets left that not every path takes, since the control plane last looked.
+    long_sent: AtomicBool,
     /// Set by a packet thread with the first packet of a period, cleared by the control plane.
     active: AtomicBool,
     /// A session was confirmed, and the control plane does not know yet.
@@ -153,12 +157,13 @@ impl Fib {
         self.tunnels.get(&TunnelIndex::of_receiver(receiver_index))
     }
 
-    /// This agent's address in the family of `packet`: where errors about it come from.
+    /// Where an error about a packet to this destination comes from: this agent. For IPv4 in the name of the destination,
+    /// as hosts take nothing from a network that claims to come from themselves.
     #[must_use]
-    pub fn source_towards(&self, packet: &[u8]) -> Option<IpAddr> {
-        match packet.first()? >> 4 {
-            6 => Some(IpAddr::V6(self.own_ipv6)),
-            _ => self.own_ipv4.map(IpAddr::V4),
+    pub fn error_source(&self, destination: IpAddr) -> IpAddr {
+        match destination {
+            IpAddr::V6(_) => IpAddr::V6(self.own_ipv6),
+            IpAddr::V4(v4) => IpAddr::V4(v4),
         }
     }
 
@@ -189,10 +194,35 @@ impl SharedPeer {
             tunnel: Mutex::new(tunnel),
             path: ArcSwapOption::empty(),
             counters: PeerCounters::default(),
+            path_mtu: AtomicU16::new(u16::MAX),
+            long_sent: AtomicBool::new(false),
             active: AtomicBool::new(false),
             confirmed: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
         }
+    }
+
+    /// The longest packet that the path takes, bytes.
+    #[must_use]
+    pub fn path_mtu(&self) -> u16 {
+        self.path_mtu.load(Ordering::Relaxed)
+    }
+
+    /// Packets are at most this long from now on, bytes.
+    pub fn set_path_mtu(&self, bytes: u16) {
+        self.path_mtu.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that a packet left which not every path takes.
+    pub fn mark_long_sent(&self) {
+        if !self.long_sent.load(Ordering::Relaxed) {
+            self.long_sent.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether such packets left since the last call.
+    pub fn take_long_sent(&self) -> bool {
+        self.long_sent.load(Ordering::Relaxed) && self.long_sent.swap(false, Ordering::Relaxed)
     }
 
     /// Marks traffic; true for the first packet of a period.

@@ -16,9 +16,10 @@ use crate::time::Time;
 use crate::tunnel::{HandshakeFilter, OpenError, Tunnel, message_receiver};
 use crate::wire::CONTROL_NEXT_HEADER;
 use crate::wire::classify::{DatagramKind, classify};
-use crate::wire::control::MAX_CONTROL_LEN;
+use crate::wire::control::is_control_len;
 use crate::wire::introduction::MAX_INTRODUCTION_LEN;
 use crate::wire::ip::{self, IpView, rewrite_ipv4};
+use crate::wire::mss::{clamp_mss, is_tcp_syn};
 use crate::wire::relay::RelayFrame;
 
 /// The inbound half of the data plane. One packet thread owns it.
@@ -53,7 +54,7 @@ impl Inbound {
         Self { counters, filter: HandshakeFilter::new(own_key) }
     }
 
-    /// Takes a received batch through steps 2 to 7. Afterwards `packets` is to be written to the device. It must have
+    /// Takes a received batch through steps 2 to 8. Afterwards `packets` is to be written to the device. It must have
     /// room for everything received.
     pub fn process(
         &mut self,
@@ -66,7 +67,8 @@ impl Inbound {
         let mut run: Option<Run<'_>> = None;
         for datagram in received.datagrams() {
             self.counters.rx_datagrams.increment();
-            let path = PeerPath { endpoint: datagram.source, local_ip: datagram.destination_ip, relay: None };
+            let (endpoint, local_ip, socket) = (datagram.source, datagram.destination_ip, datagram.socket);
+            let path = PeerPath { endpoint, local_ip, socket, relay: None };
             if fib.is_overlay(path.endpoint.ip()) {
                 self.counters.drop_in_overlay.increment();
                 continue;
@@ -97,7 +99,7 @@ impl Inbound {
         }
     }
 
-    /// Steps 4 to 7 for one datagram.
+    /// Steps 4 to 8 for one datagram.
     #[expect(clippy::too_many_arguments, reason = "the state of one batch, spelled out")]
     fn receive(
         &self,
@@ -125,7 +127,7 @@ impl Inbound {
             return heard(run, path, true, notices);
         };
         let Ok(view) = IpView::parse(&*packet) else { return self.counters.drop_in_malformed.increment() };
-        let len = view.total_len();
+        let (len, opens_tcp) = (view.total_len(), is_tcp_syn(&view));
         let onward = self.admit(now, fib, run.peer, &view);
         heard(run, path, !matches!(onward, Onward::Control), notices);
         match onward {
@@ -141,6 +143,10 @@ impl Inbound {
                     && rewrite_ipv4(packet, source, destination, false).is_err()
                 {
                     return self.counters.drop_in_malformed.increment();
+                }
+                // 8. TCP that begins: what is sent back must pass the path
+                if opens_tcp {
+                    clamp_mss(packet, run.peer.shared.path_mtu());
                 }
                 packets.commit(VnetHeader::default(), len);
                 self.counters.rx_packets.increment();
@@ -159,7 +165,7 @@ impl Inbound {
         };
         let is_control = view.protocol == CONTROL_NEXT_HEADER && view.source.is_ipv6();
         if is_control && view.source == IpAddr::V6(peer.ipv6) && view.destination == IpAddr::V6(fib.own_ipv6) {
-            if view.packet.len() > MAX_CONTROL_LEN {
+            if !is_control_len(view.packet) {
                 return dropped(&self.counters.drop_control_invalid);
             }
             return Onward::Control;

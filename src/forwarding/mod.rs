@@ -7,10 +7,11 @@
 //!                                                                      relay passes on is unwrapped
 //!   3. destination -> peer (no route: tell the program)             3. receiver index -> peer
 //!   4. policy of the peer's grant                                   4. open straight into the device's buffer
-//!   5. segment, and seal straight into the send buffer              5. control messages leave for the control plane
-//!   6. send the batch, equal sizes as one UDP_SEGMENT train         6. both consented? source and destination right?
-//!                                                                   7. policy; IPv4 aliases rewritten to local ones
-//!                                                                   8. write the batch to the device
+//!   5. longer than the path takes? cut it, or tell the program      5. control messages leave for the control plane
+//!   6. segment, and seal straight into the send buffer              6. both consented? source and destination right?
+//!   7. send the batch, equal sizes as one UDP_SEGMENT train         7. policy; IPv4 aliases rewritten to local ones
+//!                                                                   8. TCP that begins: no longer than the path takes
+//!                                                                   9. write the batch to the device
 //! ```
 //!
 //! [`Outbound`] and [`Inbound`] are functions over batches, each driven by one packet thread that owns it. They read one
@@ -19,6 +20,8 @@
 //! plane must know leaves as a [`Notice`], on the first packet of a period or when a packet cannot go on.
 
 mod fib;
+mod fit;
+mod fragment;
 mod inbound;
 mod notice;
 mod outbound;

@@ -1,5 +1,7 @@
 //! What packet threads tell the control plane.
 
+use std::net::SocketAddr;
+
 use super::PeerPath;
 use crate::identity::AgentId;
 
@@ -38,6 +40,13 @@ pub enum Notice {
         path: PeerPath,
         /// It was data: the peer has left the primary path. Probes go everywhere.
         data: bool,
+    },
+    /// This host does not take datagrams this long for this transport address.
+    TooBig {
+        /// Where they were to go.
+        endpoint: SocketAddr,
+        /// Length of the shortest one, bytes of UDP payload.
+        len: usize,
     },
     /// An in-tunnel control message, as a whole IPv6 packet.
     Control {

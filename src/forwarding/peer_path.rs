@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use agentnet_platform::udp::LocalEnd;
+
+use crate::path::SocketId;
 use crate::wire::relay::{RELAY_PREFIX_LEN, RelayChannel};
 
 /// The way a datagram takes, or took.
@@ -11,21 +14,35 @@ pub struct PeerPath {
     pub endpoint: SocketAddr,
     /// The local address the other end knows this agent by, where one was seen.
     pub local_ip: Option<IpAddr>,
+    /// The local socket.
+    pub socket: SocketId,
     /// The channel, where a relay is in between.
     pub relay: Option<RelayChannel>,
 }
 
 impl PeerPath {
-    /// Straight to a transport address, from whichever local address the host chooses.
+    /// Straight to a transport address, from the main socket and whichever local address the host chooses.
     #[must_use]
     pub fn direct(endpoint: SocketAddr) -> Self {
-        Self { endpoint, local_ip: None, relay: None }
+        Self { endpoint, local_ip: None, socket: SocketId::MAIN, relay: None }
     }
 
     /// Whether datagrams on the other path take this way too. Which local address they use does not matter.
     #[must_use]
     pub fn is_same_way(&self, other: &Self) -> bool {
-        (self.endpoint, self.relay) == (other.endpoint, other.relay)
+        (self.endpoint, self.socket, self.relay) == (other.endpoint, other.socket, other.relay)
+    }
+
+    /// This host's end of it.
+    #[must_use]
+    pub fn local(&self) -> LocalEnd {
+        LocalEnd { socket: self.socket, ip: self.local_ip }
+    }
+
+    /// Whether routers can fragment datagrams on this path.
+    #[must_use]
+    pub fn is_fragmentable(&self) -> bool {
+        self.relay.is_none() && self.endpoint.is_ipv4()
     }
 
     /// Bytes that come before each datagram on this path.
@@ -52,6 +69,7 @@ impl PeerPath {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::path::SocketId;
     use crate::wire::relay::RelayFrame;
 
     fn relayed(channel: u64) -> PeerPath {
@@ -75,8 +93,9 @@ mod tests {
     }
 
     #[test]
-    fn the_channel_is_part_of_the_way_and_the_local_address_is_not() {
+    fn channel_and_socket_are_part_of_the_way_and_the_local_address_is_not() {
         let path = relayed(5);
+        assert!(!path.is_same_way(&PeerPath { socket: SocketId::new(1), ..path }));
         assert!(path.is_same_way(&PeerPath { local_ip: Some([192, 0, 2, 9].into()), ..path }));
         assert!(!path.is_same_way(&relayed(6)) && !path.is_same_way(&PeerPath::direct(path.endpoint)));
     }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  1. what does the device's header ask for? nothing: the packet goes as it is
-//!  2. its claims are compared with the packet; the lengths of headers come from the packet only
+//!  2. its claims are compared with the packet; the lengths of headers come from the packet only. TCP is cut smaller
+//!     than asked for where the path takes less
 //!  3. what all segments share is summed once: pseudo header, ports, options, most of the IPv4 header
 //!  4. per segment: copy the headers and its share of the payload, sum the payload, set what differs
 //! ```
@@ -68,6 +69,7 @@ const UDP_CHECKSUM_OFFSET: usize = 6;
 pub struct Segments<'a> {
     packet: &'a [u8],
     l4_offset: usize,
+    partial_checksum: bool,
     work: Work,
 }
 
@@ -175,7 +177,21 @@ impl<'a> Segments<'a> {
                 Work::Cut(Cut::new(l4, header.gso_size, partial_checksum, view)?)
             }
         };
-        Ok(Self { packet: view.packet, l4_offset: view.l4_offset, work })
+        Ok(Self { packet: view.packet, l4_offset: view.l4_offset, partial_checksum, work })
+    }
+
+    /// The same TCP packet in segments of at most `max_len` bytes, IP header included.
+    ///
+    /// # Errors
+    /// [`SegmentError::Protocol`] for what is not TCP, and the reasons why a packet of TCP cannot be cut, or not into
+    /// pieces as small.
+    pub fn limited(&self, view: &IpView<'a>, max_len: usize) -> Result<Self, SegmentError> {
+        let L4::Tcp = L4::of(view)? else { return Err(SegmentError::Protocol) };
+        let header_len = view.l4_offset + L4::Tcp.header_len(view)?;
+        let asked = if let Work::Cut(cut) = &self.work { cut.gso_size } else { usize::MAX };
+        let gso_size = max_len.saturating_sub(header_len).min(asked);
+        let gso_size = u16::try_from(gso_size).unwrap_or(u16::MAX);
+        Ok(Self { work: Work::Cut(Cut::new(L4::Tcp, gso_size, self.partial_checksum, view)?), ..*self })
     }
 
     /// Whether the only segment is the packet as it is, which then need not be copied.

@@ -17,6 +17,8 @@ use crate::time::Time;
 use crate::tunnel::{IndexTable, Tunnel};
 use crate::wire::control::ControlMessage;
 
+mod path_mtu;
+
 const HERE: &str = "192.0.2.1:1000";
 const THERE: &str = "192.0.2.2:1000";
 const ALIASES: Ipv4Aliases = Ipv4Aliases {
@@ -28,6 +30,7 @@ const ALIASES: Ipv4Aliases = Ipv4Aliases {
 
 /// This agent's data plane, and the peer's end of the session in the test's hands.
 struct Bench {
+    net: FakeNet,
     fib: Fib,
     inbound: Inbound,
     counters: Arc<Counters>,
@@ -95,6 +98,7 @@ impl Bench {
         let entry = FibPeer { id: id(2), ipv6: peer, ipv4: Some(ALIASES), trusted, flows, shared: Arc::new(shared) };
         let counters = Arc::new(Counters::default());
         Self {
+            net,
             fib: Fib::new(
                 own,
                 Some(ALIASES.own_here),

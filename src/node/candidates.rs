@@ -44,7 +44,7 @@ impl Node {
     }
 
     /// How this agent's NATs map, as far as its servers show.
-    fn own_mapping(&self) -> Mapping {
+    pub(super) fn own_mapping(&self) -> Mapping {
         if let Some(measured) = self.gather.report().mapping {
             return measured;
         }
@@ -122,7 +122,14 @@ impl Node {
     }
 
     /// A peer says where it may be reached.
-    pub(super) fn candidates_received(&mut self, now: Now, id: AgentId, sequence: u64, candidates: &[Candidate]) {
+    pub(super) fn candidates_received(
+        &mut self,
+        now: Now,
+        id: AgentId,
+        sequence: u64,
+        candidates: &[Candidate],
+        mapping: Mapping,
+    ) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = &mut peer.link else { return };
         // Each list can make this side send probes to addresses that the peer made up.
@@ -133,9 +140,11 @@ impl Node {
             return;
         }
         link.told.theirs = sequence;
+        let moved = link.search.note(mapping, candidates);
         link.paths.candidates_received(now.time, candidates.iter().filter_map(to_try));
         peer.note_candidates(candidates.iter().filter(|candidate| to_try(candidate).is_some()).map(|c| c.address));
         self.store(id);
+        self.search_may_help(now, id, moved);
         self.carry_out_paths(now, id);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::limits::{HELLO_RATE, MESSAGE_RATE, backoff};
 use super::peer::{RecordSource, TheirAliases};
 use super::{Node, TimerKind, VERSIONS};
-use crate::forwarding::{PeerPath, StrangerDatagram};
+use crate::forwarding::PeerPath;
 use crate::identity::{AgentId, TunnelPublic};
 use crate::time::Now;
 use crate::wire::control::{
@@ -65,11 +65,11 @@ impl Node {
                 let reply = PathMessage::ProbeReply { token, observed: path.endpoint, received: length };
                 self.send_control_to(now, id, &ControlMessage::Path(reply), path);
             }
-            ControlMessage::Path(PathMessage::ProbeReply { token, observed, .. }) => {
-                self.probe_answered(now, id, token, observed, path);
+            ControlMessage::Path(PathMessage::ProbeReply { token, observed, received }) => {
+                self.probe_answered(now, id, (token, received), observed, path);
             }
-            ControlMessage::Path(PathMessage::Candidates { sequence, candidates, .. }) => {
-                self.candidates_received(now, id, sequence, &candidates);
+            ControlMessage::Path(PathMessage::Candidates { sequence, candidates, mapping }) => {
+                self.candidates_received(now, id, sequence, &candidates, mapping);
             }
             // One that was overtaken by a new session ends nothing.
             ControlMessage::Goodbye { reason } if newest => self.handle_goodbye(now, id, reason),
@@ -78,7 +78,8 @@ impl Node {
                 self.pass_on_introduction(now, id, recipient, sealed);
             }
             ControlMessage::Rendezvous(RendezvousMessage::Introduction { sealed, observed }) => {
-                self.handle_introduction(now, &StrangerDatagram { path: PeerPath::direct(observed), data: sealed });
+                let allowed = self.link_mut(id).is_some_and(|link| link.hellos_received.take(now.time, HELLO_RATE));
+                self.introduction_passed(now, allowed, observed, &sealed);
             }
             ControlMessage::Rendezvous(_) => self.counters.drop_control_invalid.increment(),
         }

@@ -142,7 +142,20 @@ impl Node {
         if !self.introductions.allow(now.time, source) {
             return self.counters.drop_introduction_rate.increment();
         }
-        let introduction = match Introduction::open(&datagram.data, &self.tunnel_secret, &self.id) {
+        self.open_introduction(now, source, &datagram.data);
+    }
+
+    /// An introduction that a server or a peer passed on, from an agent it says it saw at `observed`. Who passes on has a
+    /// rate of its own: it must not use up what strangers may send, nor choose whose share it uses.
+    pub(super) fn introduction_passed(&mut self, now: Now, allowed: bool, observed: SocketAddr, sealed: &[u8]) {
+        if !allowed {
+            return self.counters.drop_introduction_rate.increment();
+        }
+        self.open_introduction(now, observed, sealed);
+    }
+
+    fn open_introduction(&mut self, now: Now, source: SocketAddr, sealed: &[u8]) {
+        let introduction = match Introduction::open(sealed, &self.tunnel_secret, &self.id) {
             Ok(introduction) => introduction,
             Err(error) => {
                 tracing::debug!(%source, %error, "introduction not accepted");

@@ -13,15 +13,18 @@
 //! # Where things are
 //!
 //! The life of one peer is `peer`. Handshakes with it are in `handshake`, first contact in `introduction`, messages
-//! inside the session in `control`, its paths in `paths`, `relays` and `candidates`. Sessions with rendezvous servers are
-//! in `servers`, how this host looks from outside in `netcheck`. What users ask for is in `commands`, what they are told in `report`.
+//! inside the session in `control`, its paths in `paths`, `mtu`, `relays`, `candidates` and `hard_nat`. Sessions with
+//! rendezvous servers are in `servers`, how this host looks from outside in `netcheck`. What users ask for is in `commands`,
+//! what they are told in `report`.
 
 mod candidates;
 mod commands;
 mod control;
 mod handshake;
+mod hard_nat;
 mod introduction;
 pub mod limits;
+mod mtu;
 mod netcheck;
 mod paths;
 mod peer;
@@ -45,7 +48,7 @@ use crate::identity::{
     TunnelSecret, VersionRange, overlay_ipv6,
 };
 use crate::metrics::Counters;
-use crate::path::Gather;
+use crate::path::{Gather, SocketId};
 use crate::time::{Now, Time};
 use crate::tunnel::IndexTable;
 
@@ -114,6 +117,13 @@ pub enum Input {
         /// What it stands for; nothing if that could not be found out.
         addresses: Vec<SocketAddr>,
     },
+    /// Extra sockets are open.
+    SocketsOpened {
+        /// The peer they are for.
+        peer: AgentId,
+        /// As many of those wanted as there could be.
+        sockets: Vec<SocketId>,
+    },
     /// [`Node::poll_timeout`] has passed.
     Timeout,
 }
@@ -127,9 +137,20 @@ pub enum Output {
         destination: SocketAddr,
         /// From this local address, if the peer knows this agent by it.
         local_ip: Option<IpAddr>,
+        /// From this local socket.
+        socket: SocketId,
         /// The datagram.
         datagram: Vec<u8>,
     },
+    /// Open so many extra sockets; answered by [`Input::SocketsOpened`].
+    OpenSockets {
+        /// The peer they are for.
+        peer: AgentId,
+        /// At most 256.
+        count: u16,
+    },
+    /// Close extra sockets.
+    CloseSockets(Vec<SocketId>),
     /// Look up the name of a rendezvous server; answered by [`Input::Resolved`].
     Resolve {
         /// The server.
@@ -196,6 +217,10 @@ pub struct Node {
     initiations: RateLimiter,
     known_initiations: RateLimiter,
     introductions: RateLimiter,
+    /// Extra sockets, and the peers they are for.
+    extra_sockets: HashMap<SocketId, AgentId>,
+    /// For which peer a way through hard NATs was searched last.
+    searching: Option<AgentId>,
     /// For probes of all paths to all peers.
     probe_budget: Bucket,
     counters: Arc<Counters>,
@@ -240,6 +265,8 @@ impl Node {
             initiations: RateLimiter::new(INITIATION_RATES),
             known_initiations: RateLimiter::new(KNOWN_INITIATION_RATES),
             introductions: RateLimiter::new(INTRODUCTION_RATES),
+            extra_sockets: HashMap::new(),
+            searching: None,
             probe_budget: Bucket::full(now.time, PROBE_RATE),
             counters: config.counters,
             rng: config.rng,
@@ -288,6 +315,7 @@ impl Node {
             Input::PortMapped(address) => self.port_mapped(now, address),
             Input::NetworkChanged => self.handle_network_change(now),
             Input::Resolved { server, addresses } => self.server_resolved(now, server, addresses),
+            Input::SocketsOpened { peer, sockets } => self.sockets_opened(now, peer, sockets),
             Input::Timeout => {
                 while let Some(kind) = self.timers.pop_due(now.time) {
                     self.handle_timer(now, kind);
@@ -325,6 +353,7 @@ impl Node {
             Notice::SessionConfirmed { peer } => self.session_established(now, peer),
             Notice::HeardElsewhere { peer, path, data } => self.heard_elsewhere(now, peer, &path, data),
             Notice::Control { peer, packet, newest, path } => self.handle_control(now, peer, &packet, newest, &path),
+            Notice::TooBig { endpoint, len } => self.too_big_here(now, endpoint, len),
             Notice::HandshakeAnswer(datagram) => self.handle_stranger(now, &datagram),
         }
     }
@@ -335,6 +364,7 @@ impl Node {
             TimerKind::Path(peer) => self.path_timer(now, peer),
             TimerKind::Server(server) => self.server_timer(now, server),
             TimerKind::Candidates(peer) => self.candidates_timer(now, peer),
+            TimerKind::Search(peer) => self.search_timer(now, peer),
             TimerKind::Hello(peer) => self.hello_timer(now, peer),
             TimerKind::Introduction(peer) => self.introduction_timer(now, peer),
             TimerKind::Trust(peer) => self.trust_changed(now, peer),
@@ -351,6 +381,7 @@ impl Node {
         }
         tracing::info!(count = addresses.len(), "local addresses changed");
         self.local_addresses = addresses;
+        self.moved(now);
         self.handle_network_change(now);
     }
 

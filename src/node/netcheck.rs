@@ -38,6 +38,12 @@ impl Node {
         self.carry_out_gather(now);
     }
 
+    /// A peer is about to guess this agent's ports.
+    pub(super) fn measure_ports(&mut self, now: Now) {
+        self.gather.measure_ports(now.time);
+        self.carry_out_gather(now);
+    }
+
     pub(super) fn gather_timer(&mut self, now: Now) {
         self.gather.handle_timeout(now.time, &mut *self.rng);
         self.carry_out_gather(now);
@@ -51,11 +57,12 @@ impl Node {
         self.carry_out_gather(now);
     }
 
-    /// Where servers see this agent, as far as that helps others: a mapping for the server alone does not.
+    /// Where servers see this agent, as far as that helps others: a mapping for the server alone does not, unless the NAT
+    /// counts, and the newest tells where the next will be.
     pub(super) fn mapped_addresses(&self) -> impl Iterator<Item = SocketAddr> + use<> {
         let report = self.gather.report();
-        let is_dependent = matches!(report.mapping, Some(Mapping::EndpointDependent { .. }));
-        let mapped_v4 = report.mapped_v4.filter(|_| !is_dependent);
+        let is_random = report.mapping == Some(Mapping::EndpointDependent { step: 0 });
+        let mapped_v4 = report.mapped_v4.filter(|_| !is_random);
         [mapped_v4, report.mapped_v6].into_iter().flatten()
     }
 
@@ -70,6 +77,8 @@ impl Node {
         }
         self.netchecks.push(token);
         if self.netchecks.len() == 1 {
+            // What it says of the servers is to be of now.
+            self.refresh_servers(now);
             self.gather.measure_fully(now.time);
             self.timers.set(TimerKind::Netcheck, Some(now.time + LONGEST_NETCHECK));
         }

@@ -77,12 +77,20 @@ impl Node {
     }
 
     /// An answer to a probe, which came to the peer from the address `observed`.
-    pub(super) fn probe_answered(&mut self, now: Now, id: AgentId, token: u64, observed: SocketAddr, path: &PeerPath) {
+    pub(super) fn probe_answered(
+        &mut self,
+        now: Now,
+        id: AgentId,
+        (token, length): (u64, u16),
+        observed: SocketAddr,
+        path: &PeerPath,
+    ) {
         let Some(route) = self.authenticated_on(now, id, path) else { return };
         let is_own = self.local_addresses.contains(&observed.ip()) && observed.port() == self.port;
         let is_local = is_own && path.relay.is_none() && is_private(path.endpoint.ip());
         let Some(link) = self.link_mut(id) else { return };
         link.paths.probe_answered(now.time, token, route, is_local);
+        link.mtus.probe_answered(now.time, token, length);
         self.carry_out_paths(now, id);
     }
 
@@ -98,7 +106,9 @@ impl Node {
                 Some(PathOutput::Lost) => tracing::debug!(peer = %id.short(), "no path answers"),
             }
         }
+        self.carry_out_mtu(now, id);
         self.arm_path_timer(now, id);
+        self.consider_search(now, id);
     }
 
     fn send_probe(&mut self, now: Now, id: AgentId, route: Route, token: u64) {
@@ -106,6 +116,7 @@ impl Node {
             return self.counters.drop_out_probe.increment();
         }
         let probe = PathMessage::Probe { token, length: MIN_PROBE_LEN };
+        self.counters.probes.increment();
         self.send_control_on(now, id, &ControlMessage::Path(probe), route);
     }
 
@@ -125,6 +136,7 @@ impl Node {
         let Some(link) = &mut peer.link else { return };
         tracing::debug!(peer = %id.short(), endpoint = %path.endpoint, relayed = route.is_relayed(), "path chosen");
         link.shared.path.store(Some(Arc::new(path)));
+        link.mtus.primary_chosen(now.time, route);
         link.path_since = Some(now.time);
         if !route.is_relayed()
             && let Some(since) = link.connecting_since.take()
@@ -149,7 +161,7 @@ impl Node {
         let at = link.and_then(|link| {
             let active = link.shared.tunnel.lock().is_active(now.time) && link.shared.path.load().is_some();
             let tick = active.then(|| now.time + TRAFFIC_TICK);
-            [link.paths.poll_timeout(), tick].into_iter().flatten().min()
+            [link.paths.poll_timeout(), link.mtu_due(now.time), tick].into_iter().flatten().min()
         });
         self.timers.set(TimerKind::Path(id), at);
     }
@@ -181,10 +193,7 @@ impl Link {
 
     /// Where it is, as seen from here.
     pub(super) fn direct_endpoint(&self) -> Option<SocketAddr> {
-        match self.paths.primary()? {
-            Route::Direct(endpoint) => Some(endpoint),
-            Route::Relayed(_) => None,
-        }
+        self.paths.primary()?.address()
     }
 
     /// Tells the path machine what moved since the last look.
@@ -192,6 +201,7 @@ impl Link {
         let counters = &self.shared.counters;
         let moved = (counters.tx_bytes.load(Ordering::Relaxed), counters.rx_bytes.load(Ordering::Relaxed));
         self.paths.traffic(now.time, moved.0 != self.moved.0, moved.1 != self.moved.1);
+        self.mtus.traffic(now.time, self.shared.take_long_sent(), moved.1 != self.moved.1);
         self.moved = moved;
     }
 }

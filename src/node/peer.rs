@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use super::candidates::Told;
+use super::hard_nat::Search;
 use super::limits::{HELLO_RATE, MAX_ADDRESSES, MESSAGE_RATE};
 use super::relays::RelayLeg;
 use super::stored::StoredPeer;
@@ -27,7 +28,7 @@ use crate::identity::{
     AgentId, DEFAULT_IPV4_RANGE, SignedRecord, TunnelPublic, is_overlay, overlay_ipv6, preferred_ipv4,
 };
 use crate::limits::Bucket;
-use crate::path::PathSet;
+use crate::path::{PathMtus, PathSet};
 use crate::policy::{FlowTable, PortSpec};
 use crate::time::{Now, Time};
 use crate::trust::{Relation, Theirs};
@@ -100,9 +101,12 @@ pub(super) struct Link {
     pub(super) connecting_since: Option<Time>,
     pub(super) established: Option<Time>,
     pub(super) paths: PathSet,
+    pub(super) mtus: PathMtus,
     /// Channels to it, by relay.
     pub(super) relays: BTreeMap<AgentId, RelayLeg>,
     pub(super) told: Told,
+    /// For a way through hard NATs.
+    pub(super) search: Search,
     /// When other peers were last asked to introduce this agent to it.
     pub(super) introduced: Option<Time>,
     /// Bytes sent and received when traffic was last looked at.
@@ -280,6 +284,8 @@ impl Node {
         match self.peers.get_mut(&id) {
             None if full => return false,
             None => {
+                // An agent one talks to is not also one's server.
+                self.drop_server(now, id);
                 self.peers.insert(id, Peer::new(now, record, source));
             }
             Some(peer) if record.supersedes(&peer.record) => {
@@ -344,6 +350,7 @@ impl Node {
             return;
         }
         let index = self.indices.allocate(id, &mut *self.rng);
+        let interface_mtu = self.interface_mtu();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let tunnel = Tunnel::new(&self.tunnel_secret, &key, index, now.time, peer.last_initiation.as_ref());
         peer.link = Some(Link {
@@ -355,8 +362,10 @@ impl Node {
             connecting_since: None,
             established: None,
             paths: PathSet::new(),
+            mtus: PathMtus::new(interface_mtu),
             relays: BTreeMap::new(),
             told: Told::default(),
+            search: Search::default(),
             introduced: None,
             moved: (0, 0),
             path_since: None,
@@ -397,6 +406,7 @@ impl Node {
         self.timers.set(TimerKind::Hello(id), None);
         self.timers.set(TimerKind::Path(id), None);
         self.timers.set(TimerKind::Candidates(id), None);
+        self.search_unlinked(id, &link);
         self.fib_changed = true;
     }
 
@@ -505,7 +515,11 @@ impl Node {
         if link.shared.tunnel.lock().has_session(now.time) {
             self.host_moved(now, id);
             self.send_hello(now, id);
+            if let Some(link) = self.link_mut(id) {
+                link.mtus.network_changed(now.time);
+            }
             self.try_all_paths(now, id);
+            self.search_may_help(now, id, false);
         } else if peer.trusted {
             self.start_handshake(now, id);
         }

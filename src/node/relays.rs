@@ -34,7 +34,7 @@ impl Node {
     /// with any more.
     pub(super) fn route_of(&self, path: &PeerPath) -> Option<Route> {
         if path.relay.is_none() {
-            return Some(Route::Direct(path.endpoint));
+            return Some(Route::direct(path.socket, path.endpoint));
         }
         self.servers.iter().find(|(_, server)| server.is_at(path.endpoint)).map(|(id, _)| Route::Relayed(*id))
     }
@@ -42,6 +42,9 @@ impl Node {
     /// The peer proved, on this path, that it is at the other end.
     pub(super) fn authenticated_on(&mut self, now: Now, id: AgentId, path: &PeerPath) -> Option<Route> {
         let route = self.route_of(path)?;
+        if !path.socket.is_main() && !self.heard_on(now, id, path.socket) {
+            return None;
+        }
         if let (Route::Relayed(server), Some(channel)) = (route, path.relay) {
             let link = self.peers.get_mut(&id)?.link.as_mut()?;
             if !link.relays.contains_key(&server) && link.relays.len() >= MAX_RELAYS {
@@ -56,6 +59,7 @@ impl Node {
     pub(super) fn path_of(&self, now: Now, id: AgentId, route: Route) -> Option<PeerPath> {
         match route {
             Route::Direct(endpoint) => Some(PeerPath::direct(endpoint)),
+            Route::Extra(socket, endpoint) => Some(PeerPath { socket, ..PeerPath::direct(endpoint) }),
             Route::Relayed(server) => {
                 let leg = self.peers.get(&id)?.link.as_ref()?.relays.get(&server)?;
                 let usable = leg.open && now.time.since(leg.used) < CHANNEL_LIFE;
@@ -217,7 +221,8 @@ impl Node {
                 framed
             }
         };
-        self.outputs.push_back(Output::Transmit { destination: path.endpoint, local_ip: path.local_ip, datagram });
+        let PeerPath { endpoint: destination, local_ip, socket, .. } = *path;
+        self.outputs.push_back(Output::Transmit { destination, local_ip, socket, datagram });
     }
 }
 

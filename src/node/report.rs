@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Node;
+use super::mtu::mtu_in_use;
 use super::peer::{Link, Peer, RecordSource};
 use super::resolve::Among;
 use crate::api::{
@@ -11,7 +12,7 @@ use crate::api::{
     Verdict, Why, WhyStep,
 };
 use crate::identity::Ticket;
-use crate::path::{PathLoss, PathState, Route};
+use crate::path::{HardNatReport, PathLoss, PathState, Plan, Route};
 use crate::time::{Now, Time};
 use crate::trust::Theirs;
 use crate::wire::control::IntroducedStatus;
@@ -138,6 +139,8 @@ impl Node {
             let since = link.established.map(|at| self.at_ms(at));
             steps.push(step("session", true, "WireGuard session established".to_owned(), since));
             steps.push(probe_step(link));
+            let plan = self.search_plan(link);
+            steps.extend(search_step(plan, link.search.report()));
             let path = path_status(now, peer, self.mtu);
             let rtt = path.rtt_ms.map_or_else(String::new, |rtt| format!(", {rtt:.2} ms"));
             let since = link.path_since.map(|at| self.at_ms(at));
@@ -145,7 +148,7 @@ impl Node {
                 steps.push(loss_step(self, now, &loss));
             }
             if let Some(via) = path.via {
-                let (code, hint) = why_relayed(now, link);
+                let (code, hint) = why_relayed(now, link, plan);
                 steps.push(step("path", true, format!("through the relay of {}{rtt}", via.short()), since));
                 return answer(Verdict::Relayed, steps, code, hint);
             }
@@ -198,12 +201,17 @@ impl Node {
 }
 
 /// Why data takes a relay, and what can be done about it.
-fn why_relayed(now: Now, link: &Link) -> (&'static str, &'static str) {
+fn why_relayed(now: Now, link: &Link, plan: Plan) -> (&'static str, &'static str) {
     let direct = || link.paths.report().filter(|path| !path.candidate.route.is_relayed());
     if link.connecting_since.is_some_and(|since| now.time.since(since) < CONNECTING_FOR) {
         ("connecting", "direct paths are being tried")
     } else if direct().next().is_none() {
         ("no_candidates", "neither side knows an address of the other: does a firewall keep UDP from the servers?")
+    } else if plan == Plan::Hopeless {
+        (
+            "both_nats_hard",
+            "both NATs give every destination another port: use IPv6, or forward the agent's UDP port in one of the routers",
+        )
     } else if direct().any(|path| path.state == PathState::Failed) {
         ("direct_path_died", "it is tried again, at every change of the network and from time to time")
     } else {
@@ -212,6 +220,30 @@ fn why_relayed(now: Now, link: &Link) -> (&'static str, &'static str) {
             "a NAT or firewall between the two lets nothing through; allow the agent's UDP port on one side",
         )
     }
+}
+
+/// What was tried beside plain probing, because of what the NATs are.
+fn search_step(plan: Plan, report: HardNatReport) -> Option<WhyStep> {
+    let nats = match plan {
+        Plan::Unknown | Plan::Plain => return None,
+        Plan::Hopeless => {
+            let detail =
+                "both NATs give every destination another port, and not both count: there is nothing to aim at";
+            return Some(step("probe", false, detail.to_owned(), None));
+        }
+        Plan::Hard { .. } => "this side's NAT gives every destination another port: many sockets",
+        Plan::Easy { step: 0 } => "the peer's NAT gives every destination another port: many of its ports",
+        Plan::Easy { .. } => "the peer's NAT counts its ports: those that come next, then many",
+        Plan::Paired { .. } => "both NATs count their ports: pairs of those that come next",
+    };
+    let how = match report {
+        HardNatReport { attempts: 0, .. } => "not tried yet",
+        HardNatReport { is_running: true, .. } => "under way",
+        HardNatReport { found: true, .. } => "a way was found",
+        _ => "nothing came through",
+    };
+    let HardNatReport { attempts, probes, .. } = report;
+    Some(step("probe", report.found, format!("{nats}; {attempts} attempts, {probes} probes, {how}"), None))
 }
 
 /// A path that died is named, with the gap it left.
@@ -232,7 +264,7 @@ fn loss_step(node: &Node, now: Now, loss: &PathLoss) -> WhyStep {
 
 fn route_text(route: Route) -> String {
     match route {
-        Route::Direct(address) => address.to_string(),
+        Route::Direct(address) | Route::Extra(_, address) => address.to_string(),
         Route::Relayed(server) => format!("relay {}", server.short()),
     }
 }
@@ -330,7 +362,7 @@ pub(super) fn path_status(now: Now, peer: &Peer, mtu: u32) -> PathStatus {
     let mut status = PathStatus {
         rtt_ms: link.paths.primary_rtt().map(|rtt| rtt.as_secs_f64() * 1000.0).or(link.rtt_ms),
         since_s: link.path_since.map(|at| now.time.since(at).as_secs_f64()),
-        mtu,
+        mtu: mtu_in_use(link, mtu),
         ..PathStatus::default()
     };
     status.set_route(route);
@@ -341,7 +373,7 @@ impl PathStatus {
     /// Which way it is.
     pub(super) fn set_route(&mut self, route: Route) {
         (self.kind, self.endpoint, self.via) = match route {
-            Route::Direct(endpoint) => (PathKind::Direct, Some(endpoint), None),
+            Route::Direct(endpoint) | Route::Extra(_, endpoint) => (PathKind::Direct, Some(endpoint), None),
             Route::Relayed(server) => (PathKind::Relayed, None, Some(server)),
         };
     }

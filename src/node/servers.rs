@@ -39,6 +39,8 @@ const RECORD_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// A name that did not resolve is asked for again after this, doubling up to [`LONGEST_RETRY`].
 const RESOLVE_RETRY: Duration = Duration::from_secs(1);
+/// Introductions one server may pass on, a second: what it kept comes four at a time.
+const SERVER_INTRODUCTION_RATE: u32 = 8;
 /// How long a server of a peer is kept after it was last wanted: as long as an idle session lives.
 const BORROWED_FOR: Duration = Duration::from_secs(180);
 
@@ -73,24 +75,32 @@ struct ServerLink {
     relays: bool,
     rtt: Option<Duration>,
     messages: Bucket,
+    introductions: Bucket,
 }
 
 impl Server {
     fn new(reference: RendezvousRef, borrowed: Option<Time>) -> Self {
         // An address needs nobody to resolve it.
         let literal = reference.address.host().trim_matches(['[', ']']).parse::<IpAddr>();
-        let addresses = literal.map(|ip| SocketAddr::new(ip, reference.address.port())).into_iter().collect();
-        Self {
+        let address = literal.ok().map(|ip| SocketAddr::new(ip, reference.address.port()));
+        let mut server = Self {
             id: reference.id,
             ipv6: overlay_ipv6(&reference.id),
             reference,
             borrowed,
-            addresses,
+            addresses: Vec::new(),
             transaction: [0; RECORD_TRANSACTION_LEN],
             record: None,
             tries: 0,
             link: None,
-        }
+        };
+        server.addresses = address.into_iter().filter(|address| server.may_be_at(*address)).collect();
+        server
+    }
+
+    /// What a peer says of its servers must not make this agent talk to the services of this host.
+    fn may_be_at(&self, address: SocketAddr) -> bool {
+        super::peer::is_usable(address) && (self.borrowed.is_none() || !address.ip().is_loopback())
     }
 
     /// Its place in the forwarding snapshot: control messages only.
@@ -187,7 +197,7 @@ impl Node {
         self.stun_servers_changed(now);
     }
 
-    fn drop_server(&mut self, now: Now, id: AgentId) {
+    pub(super) fn drop_server(&mut self, now: Now, id: AgentId) {
         self.unlink_server(now, id);
         self.servers.remove(&id);
         self.timers.set(TimerKind::Server(id), None);
@@ -197,6 +207,7 @@ impl Node {
     /// The shell resolved a server's name.
     pub(super) fn server_resolved(&mut self, now: Now, id: AgentId, mut addresses: Vec<SocketAddr>) {
         let Some(server) = self.servers.get_mut(&id) else { return };
+        addresses.retain(|address| server.may_be_at(*address));
         addresses.truncate(MAX_SERVER_ADDRESSES);
         if addresses.is_empty() || server.addresses == addresses {
             return;
@@ -315,6 +326,7 @@ impl Node {
             relays: false,
             rtt: None,
             messages: Bucket::full(now.time, MESSAGE_RATE),
+            introductions: Bucket::full(now.time, SERVER_INTRODUCTION_RATE),
         });
         self.fib_changed = true;
     }
@@ -457,8 +469,8 @@ impl Node {
         match message {
             RendezvousMessage::Registered { observed, relay, .. } => self.registered(now, id, observed, relay, path),
             RendezvousMessage::Introduction { sealed, observed } => {
-                let datagram = StrangerDatagram { path: PeerPath::direct(observed), data: sealed };
-                self.handle_introduction(now, &datagram);
+                let allowed = link.introductions.take(now.time, SERVER_INTRODUCTION_RATE);
+                self.introduction_passed(now, allowed, observed, &sealed);
             }
             RendezvousMessage::Introduced { recipient, status } => self.introduction_passed_on(recipient, status),
             RendezvousMessage::RelayOpened { peer, channel, outcome } => {
@@ -482,7 +494,8 @@ impl Node {
         link.rtt = Some(link.rtt.map_or(rtt, |known| (known * 7 + rtt) / 8));
         link.asks = 0;
         let first = link.registered.replace(now.time).is_none();
-        let moved = link.observed.replace(observed) != Some(observed);
+        let observed = Some(observed).filter(|observed| super::peer::is_usable(*observed));
+        let moved = std::mem::replace(&mut link.observed, observed) != observed;
         link.relays = relay;
         let before = link.shared.path.swap(Some(Arc::new(*path)));
         if first {
@@ -492,7 +505,7 @@ impl Node {
             self.relay_reached(now, id, first);
         }
         if moved {
-            tracing::debug!(server = %id.short(), %observed, "seen by the rendezvous server");
+            tracing::debug!(server = %id.short(), ?observed, "seen by the rendezvous server");
             self.own_candidates_changed(now);
         }
         self.server_timer(now, id);

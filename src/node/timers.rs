@@ -16,6 +16,8 @@ pub enum TimerKind {
     Server(AgentId),
     /// Telling one peer again where this agent may be reached.
     Candidates(AgentId),
+    /// The search for a way to one peer through hard NATs.
+    Search(AgentId),
     /// Sending the hello again that was not acknowledged.
     Hello(AgentId),
     /// Sending the introduction again to a peer that has not answered.

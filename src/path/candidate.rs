@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+pub use agentnet_platform::udp::SocketId;
+
 use crate::identity::AgentId;
 
 /// How a candidate was learned. The order is that of RFC 8445, section 5.1.2.2, with port-mapped addresses where they
@@ -25,6 +27,8 @@ pub enum CandidateKind {
 pub enum Route {
     /// Straight to a transport address.
     Direct(SocketAddr),
+    /// The same from an extra local socket: only that one has a way through this host's NAT.
+    Extra(SocketId, SocketAddr),
     /// Through a relay this agent has a session with.
     Relayed(AgentId),
 }
@@ -39,6 +43,30 @@ pub struct Candidate {
 }
 
 impl Route {
+    /// Straight to a transport address, from this local socket.
+    #[must_use]
+    pub fn direct(socket: SocketId, address: SocketAddr) -> Self {
+        if socket.is_main() { Self::Direct(address) } else { Self::Extra(socket, address) }
+    }
+
+    /// The peer's transport address, where no relay is in between.
+    #[must_use]
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Direct(address) | Self::Extra(_, address) => Some(address),
+            Self::Relayed(_) => None,
+        }
+    }
+
+    /// The local socket it leaves by.
+    #[must_use]
+    pub fn socket(self) -> SocketId {
+        match self {
+            Self::Extra(socket, _) => socket,
+            Self::Direct(_) | Self::Relayed(_) => SocketId::MAIN,
+        }
+    }
+
     /// Whether a relay is in between.
     #[must_use]
     pub fn is_relayed(self) -> bool {
@@ -48,6 +76,6 @@ impl Route {
     /// Whether it is a transport address of IPv6.
     #[must_use]
     pub fn is_ipv6(self) -> bool {
-        matches!(self, Self::Direct(address) if address.is_ipv6())
+        self.address().is_some_and(|address| address.is_ipv6())
     }
 }

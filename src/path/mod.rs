@@ -18,16 +18,22 @@
 //! - Direct before relayed; among equals IPv6 first, then the shorter round trip, with hysteresis.
 //! - A path that fails is tried again: on every event of the network, and with bounded backoff. None is written off.
 //! - An idle peer costs nothing: without traffic there are no probes and no timers.
+//!
+//! [`PathMtus`] finds out how long a packet may be on the primary path.
 
 mod candidate;
 mod gather;
+mod hard_nat;
 mod loss;
+mod mtu;
 mod net_report;
 mod score;
 mod set;
 
-pub use candidate::{Candidate, CandidateKind, Route};
+pub use candidate::{Candidate, CandidateKind, Route, SocketId};
 pub use gather::{Gather, MAX_SERVERS, Output as GatherOutput, StunServer};
+pub use hard_nat::{Attempt, HARD_SOCKETS, HardNat, HardNatReport, Output as HardNatOutput, Plan, last_seen};
 pub use loss::PathLoss;
+pub use mtu::{MtuProbe, PathMtus};
 pub use net_report::{Filtering, MappingBasis, NetReport, ServerReport, ServerState};
 pub use set::{Output, PathReport, PathSet, PathState};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand_core::CryptoRng;
 
-use self::probed::{FRESH_FOR, Path};
+use self::probed::Path;
 use super::candidate::{Candidate, CandidateKind, Route};
 use super::loss::PathLoss;
 use super::score::Quality;
@@ -333,7 +333,7 @@ impl PathSet {
                 }
                 let interval = match self.doubted {
                     Some(_) if path.state == PathState::Working => DOUBT_INTERVAL,
-                    _ => path.interval(primary == Some(path.candidate.route)),
+                    _ => path.interval(now, primary == Some(path.candidate.route)),
                 };
                 let token = path.probe(now, rng.next_u64(), interval);
                 self.outputs.push_back(Output::Probe { route: path.candidate.route, token });
@@ -474,8 +474,7 @@ impl PathSet {
     /// The quality of a path that works.
     fn quality(&self, now: Time, route: Route) -> Option<Quality> {
         let path = self.paths.iter().find(|path| path.candidate.route == route)?;
-        let fresh = path.answered.is_some_and(|at| now.since(at) < FRESH_FOR);
-        let works = fresh && path.state == PathState::Working;
+        let works = path.is_fresh(now) && path.state == PathState::Working;
         path.rtt.filter(|_| works).map(|rtt| Quality { route, rtt })
     }
 
@@ -517,6 +516,7 @@ impl Default for PathSet {
     }
 }
 
+mod direct;
 mod probed;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@
 //! | 16 to 24 | [`RendezvousMessage`] | see there |
 //! | 32 to 34 | [`PathMessage`] | see there |
 //!
-//! At most 1,232 bytes in all, except a Probe, which has up to 9,000. A message of an unknown type
+//! At most 1,184 bytes in all, so that they pass every path, except a Probe, which has up to 9,000. A message of an unknown type
 //! or version is an error of its own: count it, ignore it, keep the session.
 
 mod path;
@@ -29,7 +29,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use smoltcp::wire::{IpProtocol, Ipv6Packet, Ipv6Repr};
 
-use super::{CONTROL_NEXT_HEADER, MAX_UNFRAGMENTED_PAYLOAD};
+use super::{CONTROL_NEXT_HEADER, LEAST_PATH_MTU};
 use crate::identity::{RecordError, SignedRecord, VersionRange, is_overlay, overlay_ipv6};
 
 pub use path::{
@@ -39,8 +39,8 @@ pub use rendezvous::{
     IntroducedStatus, MAX_FIRST_LEN, MAX_SEALED_LEN, RENDEZVOUS_TYPES, RelayRefusal, RendezvousMessage,
 };
 
-/// Longest control message in bytes, IPv6 header included. A Probe can have [`MAX_PROBE_LEN`].
-pub const MAX_CONTROL_LEN: usize = MAX_UNFRAGMENTED_PAYLOAD;
+/// Longest control message in bytes, IPv6 header included: it passes every path. A Probe can have [`MAX_PROBE_LEN`].
+pub const MAX_CONTROL_LEN: usize = LEAST_PATH_MTU;
 
 /// Version of the control messages.
 pub const CONTROL_VERSION: u8 = 1;
@@ -192,7 +192,7 @@ impl ControlPacket {
         if version != CONTROL_VERSION {
             return Err(ControlError::UnsupportedVersion(version));
         }
-        if packet.len() > MAX_CONTROL_LEN && message_type != path::TYPE_PROBE {
+        if !is_control_len(packet) {
             return Err(ControlError::TooLong(packet.len()));
         }
         let message = ControlMessage::decode(message_type, body)?;
@@ -306,6 +306,13 @@ fn decode_body<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ControlError
     postcard::from_bytes(body).map_err(|_| ControlError::Malformed)
 }
 
+/// Whether a control message of this type may be as long as `packet`.
+#[must_use]
+pub fn is_control_len(packet: &[u8]) -> bool {
+    let is_probe = packet.get(IPV6_HEADER_LEN + 1) == Some(&path::TYPE_PROBE);
+    packet.len() <= if is_probe { usize::from(MAX_PROBE_LEN) } else { MAX_CONTROL_LEN }
+}
+
 /// An address as it is written: IPv4 as IPv4, and without what means something on this host only.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
@@ -330,7 +337,9 @@ mod test_support {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::MAX_RECORD_LEN;
     use crate::identity::record::tests::{key, record, signed};
+    use crate::wire::{RELAY_PREFIX_LEN, WIREGUARD_OVERHEAD};
     use proptest::prelude::*;
 
     fn addresses() -> (Ipv6Addr, Ipv6Addr) {
@@ -403,15 +412,20 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_fits_a_link_of_1280_bytes_through_a_relay() {
+        assert_eq!(40 + 8 + RELAY_PREFIX_LEN + WIREGUARD_OVERHEAD + MAX_CONTROL_LEN, 1280);
+    }
+
+    #[test]
     fn only_a_probe_is_longer_than_others() {
         let probe = emit(&ControlMessage::Path(PathMessage::Probe { token: 1, length: MAX_PROBE_LEN }));
         assert_eq!(probe.len(), usize::from(MAX_PROBE_LEN));
         assert!(ControlPacket::parse(&probe).is_ok());
         for message_type in [TYPE_HELLO, 16, 34, 77] {
-            let mut other = probe[..1233].to_vec();
-            other[4..6].copy_from_slice(&1193u16.to_be_bytes());
+            let mut other = probe[..1185].to_vec();
+            other[4..6].copy_from_slice(&1145u16.to_be_bytes());
             other[41] = message_type;
-            assert_eq!(ControlPacket::parse(&other), Err(ControlError::TooLong(1233)));
+            assert_eq!(ControlPacket::parse(&other), Err(ControlError::TooLong(1185)));
         }
     }
 
@@ -449,7 +463,8 @@ mod tests {
         long.rendezvous = vec![format!("{}@{}:1", key(4).id(), "a".repeat(115)).parse().unwrap(); 2];
         long.sequence = u64::MAX;
         let record = SignedRecord::sign(&key(1), long).unwrap();
-        assert!(record.as_bytes().len() > 950);
+        let record_len = record.as_bytes().len();
+        assert!(record_len > 950);
         let packet = emit(&ControlMessage::Hello(Hello {
             record,
             consent: false,
@@ -457,7 +472,7 @@ mod tests {
             alias_peer: Some(Ipv4Addr::LOCALHOST),
             versions: VersionRange { min: 1, max: 1 },
         }));
-        assert!(packet.len() + 50 <= MAX_CONTROL_LEN);
+        assert!(packet.len() - record_len + MAX_RECORD_LEN <= MAX_CONTROL_LEN);
         assert!(ControlPacket::parse(&packet).is_ok());
     }
 

@@ -13,6 +13,7 @@
 //! | [`stun`] | where a datagram came from, and how NATs behave |
 //! | [`ip`] | the IP packets of programs: view, address rewriting, ICMP errors |
 //! | [`icmp`] | the ICMP errors sent back to local programs |
+//! | [`mss`] | the segment size that TCP connections begin with |
 
 pub mod classify;
 pub mod control;
@@ -20,6 +21,7 @@ pub mod icmp;
 mod incremental_checksum;
 pub mod introduction;
 pub mod ip;
+pub mod mss;
 pub mod relay;
 pub mod rendezvous;
 pub mod stun;
@@ -29,6 +31,7 @@ pub use control::{ControlError, ControlMessage, ControlPacket, GoodbyeReason, He
 pub use icmp::{UnreachableReason, unreachable};
 pub use introduction::{Introduction, IntroductionError, TrustRequest};
 pub use ip::{Fragment, IpError, IpView, Ports, rewrite_ipv4};
+pub use mss::{clamp_mss, is_tcp_syn};
 pub use relay::{RELAY_PREFIX_LEN, RelayChannel, RelayError, RelayFrame};
 pub use rendezvous::{RECORD_REQUEST_LEN, RecordAnswer, RecordFrameError, RecordRequest};
 pub use stun::{BindingRequest, BindingResponse, Change, ServerAddresses, StunError, respond};
@@ -90,6 +93,10 @@ pub const CONTROL_NEXT_HEADER: u8 = 253;
 /// Longest UDP payload that fits the least packet every IPv6 link carries: 1,280 bytes (RFC 8200,
 /// section 5) less 40 of IPv6 and 8 of UDP header.
 pub const MAX_UNFRAGMENTED_PAYLOAD: usize = 1232;
+
+/// Longest IP packet in a session in bytes that fits the least packet every IPv6 link carries, through a relay too: what
+/// every path takes.
+pub const LEAST_PATH_MTU: usize = MAX_UNFRAGMENTED_PAYLOAD - WIREGUARD_OVERHEAD - RELAY_PREFIX_LEN;
 
 /// The header of an agentnet frame of this type.
 pub const fn frame_header(frame_type: u8) -> [u8; FRAME_HEADER_LEN] {

@@ -18,6 +18,7 @@ mod layouts;
 mod leftovers;
 mod matrix;
 mod netcheck;
+mod path_mtu;
 mod port_mapping;
 mod restart;
 mod roaming;

@@ -12,7 +12,7 @@ use crate::restart::answers;
 use crate::ssh_grpc::{client_options, make_keys, serve_ssh};
 
 /// A quarter of a round trip of 40 ms.
-const ACCESS: Duration = Duration::from_millis(10);
+const ACCESS: Shape = Shape { delay: Duration::from_millis(10), ..Shape::CLEAR };
 /// What a gap may be on two noisy cores. The aim, a second for 95 of 100, is read from what is printed.
 const LONGEST_GAP: f64 = 5.0;
 /// Between two events: long enough for everything to settle, the conntrack of the lab's NATs too.
@@ -30,7 +30,7 @@ struct Scene {
 fn a_host_moves_to_another_nat() {
     let internet = Internet::new();
     let (core, home, mobile) = places(&internet, Nat::PortRestricted);
-    let other = internet.router(Nat::PortRestricted, access());
+    let other = internet.router(Nat::PortRestricted, Some(ACCESS));
     let server = Server::started(&core.host);
     let (a, b) = (Agent::registered(&mobile.host, &[&server]), Agent::registered(&home.host, &[&server]));
     let scene = Scene::new(&internet, &a, &b);
@@ -53,10 +53,10 @@ fn a_nat_reboots_with_new_ports() {
 #[test]
 fn a_host_moves_from_ipv4_to_ipv6() {
     let internet = Internet::new();
-    let core = internet.public_host(access());
-    let home = internet.public_host(access());
-    let mobile = internet.host_behind(Nat::PortRestricted, access());
-    let other = internet.router(Nat::Ipv6Firewall, access());
+    let core = internet.public_host(Some(ACCESS));
+    let home = internet.public_host(Some(ACCESS));
+    let mobile = internet.host_behind(Nat::PortRestricted, Some(ACCESS));
+    let other = internet.router(Nat::Ipv6Firewall, Some(ACCESS));
     let server = Server::started(&core.host);
     let (a, b) = (Agent::registered(&mobile.host, &[&server]), Agent::registered(&home.host, &[&server]));
     let scene = Scene::new(&internet, &a, &b);
@@ -119,10 +119,6 @@ fn longest_gap(answers: &[f64], start: f64) -> f64 {
 }
 
 fn places(internet: &Internet, nat: Nat) -> (Place, Place, Place) {
-    let core = internet.public_host(access());
-    (core, internet.host_behind(nat, access()), internet.host_behind(nat, access()))
-}
-
-fn access() -> Option<Shape> {
-    Some(Shape { delay: ACCESS, ..Shape::CLEAR })
+    let core = internet.public_host(Some(ACCESS));
+    (core, internet.host_behind(nat, Some(ACCESS)), internet.host_behind(nat, Some(ACCESS)))
 }

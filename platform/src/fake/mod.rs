@@ -1,6 +1,7 @@
 //! Stand-ins without a kernel, to drive a data plane in tests: a TUN device, a datagram network, and a socket whose
 //! network the test plays itself.
 
+mod extra;
 mod pipe;
 mod tun;
 mod udp;

@@ -5,9 +5,10 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::extra::Extra;
 use super::udp::{MAX_SEGMENTS, Stored, receive, source_for};
 use super::{QUEUE, lock};
-use crate::udp::{DatagramSocket, RecvBatch, SendBatch, SendReport};
+use crate::udp::{DatagramSocket, LocalEnd, RecvBatch, SendBatch, SendReport, SocketId};
 use crate::wait::Waker;
 
 /// A datagram as it left a [`PipeSocket`]; trains are cut apart.
@@ -17,6 +18,8 @@ pub struct SentDatagram {
     pub destination: SocketAddr,
     /// From which local address, if the sender chose one.
     pub src_ip: Option<IpAddr>,
+    /// From which port: that of the main socket or of an extra one.
+    pub src_port: u16,
     /// The payload.
     pub bytes: Vec<u8>,
 }
@@ -24,7 +27,6 @@ pub struct SentDatagram {
 /// A socket whose network is the [`PipeHandle`] made with it: that one carries every datagram, when and where it likes.
 pub struct PipeSocket {
     shared: Arc<Shared>,
-    port: u16,
 }
 
 /// The network's side of a [`PipeSocket`]. Clones are the same network.
@@ -34,6 +36,8 @@ pub struct PipeHandle {
 }
 
 struct Shared {
+    port: u16,
+    extra: Mutex<Extra>,
     addresses: Mutex<Vec<IpAddr>>,
     sent: Mutex<VecDeque<SentDatagram>>,
     inbox: Mutex<VecDeque<Stored>>,
@@ -47,6 +51,8 @@ struct Shared {
 /// Too many open files.
 pub fn pipe_socket(addresses: &[IpAddr], port: u16) -> io::Result<(PipeSocket, PipeHandle)> {
     let shared = Arc::new(Shared {
+        port,
+        extra: Mutex::default(),
         addresses: Mutex::new(addresses.to_vec()),
         sent: Mutex::default(),
         inbox: Mutex::default(),
@@ -54,7 +60,7 @@ pub fn pipe_socket(addresses: &[IpAddr], port: u16) -> io::Result<(PipeSocket, P
         lost: AtomicU64::new(0),
     });
     let handle = PipeHandle { shared: Arc::clone(&shared) };
-    Ok((PipeSocket { shared, port }, handle))
+    Ok((PipeSocket { shared }, handle))
 }
 
 impl PipeHandle {
@@ -64,14 +70,15 @@ impl PipeHandle {
         std::mem::take(&mut *lock(&self.shared.sent)).into()
     }
 
-    /// A datagram arrives. False when the receive queue is full and the datagram lost.
-    pub fn inject(&self, source: SocketAddr, destination_ip: IpAddr, bytes: &[u8]) -> bool {
+    /// A datagram arrives. False when it is lost: no socket is at that port, or the receive queue is full.
+    pub fn inject(&self, source: SocketAddr, destination: SocketAddr, bytes: &[u8]) -> bool {
+        let Some(socket) = lock(&self.shared.extra).at(destination.port(), self.shared.port) else { return false };
         let mut inbox = lock(&self.shared.inbox);
         if inbox.len() >= QUEUE {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             return false;
         }
-        inbox.push_back(Stored { source, destination_ip, bytes: bytes.to_vec() });
+        inbox.push_back(Stored { source, destination_ip: destination.ip(), socket, bytes: bytes.to_vec() });
         self.shared.readable.wake();
         true
     }
@@ -90,19 +97,20 @@ impl PipeHandle {
 
 impl Shared {
     /// Takes one datagram to send. A full network loses it silently, as a wire does.
-    fn send(&self, bytes: &[u8], destination: SocketAddr, src_ip: Option<IpAddr>) {
+    fn send(&self, bytes: &[u8], destination: SocketAddr, (src_ip, src_port): (Option<IpAddr>, u16)) {
         let mut sent = lock(&self.sent);
         if sent.len() >= QUEUE {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        sent.push_back(SentDatagram { destination, src_ip, bytes: bytes.to_vec() });
+        sent.push_back(SentDatagram { destination, src_ip, src_port, bytes: bytes.to_vec() });
     }
 
-    fn check(&self, destination: SocketAddr, src_ip: Option<IpAddr>) -> io::Result<Option<IpAddr>> {
-        source_for(&lock(&self.addresses), destination, src_ip)?;
+    fn check(&self, destination: SocketAddr, local: LocalEnd) -> io::Result<(Option<IpAddr>, u16)> {
+        let ports = (&*lock(&self.extra), self.port);
+        let (_, port) = source_for(&lock(&self.addresses), ports, destination, local)?;
         // One of the other family is no choice; a kernel takes no notice of it.
-        Ok(src_ip.filter(|ip| ip.is_ipv4() == destination.is_ipv4()))
+        Ok((local.ip.filter(|ip| ip.is_ipv4() == destination.is_ipv4()), port))
     }
 }
 
@@ -119,10 +127,10 @@ impl DatagramSocket for PipeSocket {
     fn send_batch(&self, batch: &SendBatch) -> SendReport {
         let mut report = SendReport::default();
         for transmit in batch.transmits() {
-            match self.shared.check(transmit.destination, transmit.src_ip) {
-                Ok(src_ip) => {
+            match self.shared.check(transmit.destination, transmit.local) {
+                Ok(source) => {
                     for datagram in transmit.data.chunks(transmit.segment) {
-                        self.shared.send(datagram, transmit.destination, src_ip);
+                        self.shared.send(datagram, transmit.destination, source);
                     }
                     report.sent_datagrams += transmit.count;
                 }
@@ -132,14 +140,24 @@ impl DatagramSocket for PipeSocket {
         report
     }
 
-    fn send_to(&self, bytes: &[u8], destination: SocketAddr, src_ip: Option<IpAddr>) -> io::Result<()> {
-        let src_ip = self.shared.check(destination, src_ip)?;
-        self.shared.send(bytes, destination, src_ip);
+    fn send_to(&self, bytes: &[u8], destination: SocketAddr, local: impl Into<LocalEnd>) -> io::Result<()> {
+        let source = self.shared.check(destination, local.into())?;
+        self.shared.send(bytes, destination, source);
         Ok(())
     }
 
+    fn open_extra(&self) -> io::Result<SocketId> {
+        Ok(lock(&self.shared.extra).open(self.shared.port)?.0)
+    }
+
+    fn close_extra(&self, socket: SocketId) {
+        if lock(&self.shared.extra).close(socket).is_some() {
+            lock(&self.shared.inbox).retain(|stored| stored.socket != socket);
+        }
+    }
+
     fn port(&self) -> u16 {
-        self.port
+        self.shared.port
     }
 
     fn has_v4(&self) -> bool {
@@ -203,7 +221,7 @@ mod tests {
         let is_readable = || wait_readable(&socket.fds(), &waker, Some(Duration::ZERO)).unwrap().is_readable(0);
         assert!(!is_readable());
         for (to, bytes) in [(1, b"aa"), (1, b"bb"), (2, b"cc")] {
-            assert!(network.inject(far(), v4(to), bytes));
+            assert!(network.inject(far(), SocketAddr::new(v4(to), 5), bytes));
         }
         assert!(is_readable());
         let mut arrived = RecvBatch::new();
@@ -235,9 +253,35 @@ mod tests {
     }
 
     #[test]
+    fn extra_sockets_have_ports_of_their_own() {
+        let (socket, network) = pipe_socket(&[v4(1), "fd00::1".parse().unwrap()], 5).unwrap();
+        let ids = [socket.open_extra().unwrap(), socket.open_extra().unwrap()];
+        assert!(ids[0] != ids[1] && !ids[0].is_main());
+        for local in [SocketId::MAIN, ids[0], ids[1]] {
+            socket.send_to(b"x", far(), (local, None)).unwrap();
+        }
+        let to_v6 = SocketAddr::new("fd00::9".parse().unwrap(), 7);
+        let refused = socket.send_to(b"x", to_v6, (ids[0], None)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::NetworkUnreachable);
+        let ports: Vec<u16> = network.take_sent().iter().map(|datagram| datagram.src_port).collect();
+        assert_eq!(ports[0], 5);
+        assert!(network.inject(far(), SocketAddr::new(v4(1), ports[1]), b"a"));
+        assert!(network.inject(far(), SocketAddr::new(v4(1), ports[2]), b"b"));
+        socket.close_extra(ids[0]);
+        let mut arrived = RecvBatch::new();
+        socket.recv_batch(&mut arrived).unwrap();
+        assert_eq!(arrived.datagrams().map(|d| (d.socket, d.data[0])).collect::<Vec<_>>(), [(ids[1], b'b')]);
+        assert!(!network.inject(far(), SocketAddr::new(v4(1), ports[1]), b"x"), "it is closed");
+        let refused = socket.send_to(b"x", far(), (ids[0], None)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::NotConnected);
+        socket.close_extra(SocketId::MAIN);
+        socket.send_to(b"x", far(), None).unwrap();
+    }
+
+    #[test]
     fn full_queues_lose_what_comes() {
         let (socket, network) = pipe_socket(&[v4(1)], 5).unwrap();
-        let kept = (0..QUEUE + 3).filter(|_| network.inject(far(), v4(1), b"x")).count();
+        let kept = (0..QUEUE + 3).filter(|_| network.inject(far(), SocketAddr::new(v4(1), 5), b"x")).count();
         assert_eq!(kept, QUEUE);
         for _ in 0..QUEUE + 3 {
             socket.send_to(b"x", far(), None).unwrap();
@@ -245,6 +289,6 @@ mod tests {
         assert_eq!(network.take_sent().len(), QUEUE);
         assert_eq!(network.lost(), 6);
         assert!(socket.recv_batch(&mut RecvBatch::new()).unwrap() > 0);
-        assert!(network.inject(far(), v4(1), b"x"), "there is room again");
+        assert!(network.inject(far(), SocketAddr::new(v4(1), 5), b"x"), "there is room again");
     }
 }

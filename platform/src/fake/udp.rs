@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
+use super::extra::Extra;
 use super::{QUEUE, lock};
-use crate::udp::{DatagramSocket, RecvBatch, SendBatch, SendReport};
+use crate::udp::{DatagramSocket, LocalEnd, RecvBatch, SendBatch, SendReport, SocketId};
 use crate::wait::Waker;
 
 /// As in a kernel: `UDP_MAX_SEGMENTS` and `UDP_GRO_CNT_MAX`.
@@ -23,8 +24,9 @@ pub struct FakeNet {
 
 #[derive(Default)]
 struct Shared {
-    sockets: Mutex<HashMap<SocketAddr, Arc<Inbox>>>,
+    sockets: Mutex<HashMap<SocketAddr, (Arc<Inbox>, SocketId)>>,
     drop_rule: Mutex<Option<DropRule>>,
+    longest_whole: Mutex<Option<usize>>,
 }
 
 struct Inbox {
@@ -36,6 +38,7 @@ struct Inbox {
 pub(super) struct Stored {
     pub(super) source: SocketAddr,
     pub(super) destination_ip: IpAddr,
+    pub(super) socket: SocketId,
     pub(super) bytes: Vec<u8>,
 }
 
@@ -45,6 +48,7 @@ pub struct FakeSocket {
     addresses: Vec<IpAddr>,
     port: u16,
     inbox: Arc<Inbox>,
+    extra: Mutex<Extra>,
 }
 
 impl FakeNet {
@@ -66,8 +70,8 @@ impl FakeNet {
         if wanted.clone().any(|address| sockets.contains_key(&address)) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        sockets.extend(wanted.map(|address| (address, Arc::clone(&inbox))));
-        Ok(FakeSocket { net: self.clone(), addresses: addresses.to_vec(), port, inbox })
+        sockets.extend(wanted.map(|address| (address, (Arc::clone(&inbox), SocketId::MAIN))));
+        Ok(FakeSocket { net: self.clone(), addresses: addresses.to_vec(), port, inbox, extra: Mutex::default() })
     }
 
     /// From now on `rule` says which datagrams (source, destination, payload) are lost.
@@ -80,17 +84,24 @@ impl FakeNet {
         *lock(&self.shared.drop_rule) = None;
     }
 
-    fn deliver(&self, source: SocketAddr, destination: SocketAddr, bytes: &[u8]) {
+    /// From now on datagrams of more than `len` bytes of payload are lost without a word, unless they may be
+    /// fragmented.
+    pub fn lose_above(&self, len: usize) {
+        *lock(&self.shared.longest_whole) = Some(len);
+    }
+
+    fn deliver(&self, source: SocketAddr, destination: SocketAddr, bytes: &[u8], fragmentable: bool) {
         let is_lost = lock(&self.shared.drop_rule).as_mut().is_some_and(|rule| rule(source, destination, bytes));
-        if is_lost {
+        let is_too_big = lock(&self.shared.longest_whole).is_some_and(|len| bytes.len() > len);
+        if is_lost || (is_too_big && !fragmentable) {
             return;
         }
-        let Some(inbox) = lock(&self.shared.sockets).get(&destination).cloned() else {
+        let Some((inbox, socket)) = lock(&self.shared.sockets).get(&destination).cloned() else {
             return;
         };
         let mut datagrams = lock(&inbox.datagrams);
         if datagrams.len() < QUEUE {
-            datagrams.push_back(Stored { source, destination_ip: destination.ip(), bytes: bytes.to_vec() });
+            datagrams.push_back(Stored { source, destination_ip: destination.ip(), socket, bytes: bytes.to_vec() });
             inbox.readable.wake();
         }
     }
@@ -104,16 +115,22 @@ impl FakeSocket {
         self.addresses.iter().map(with_port).collect()
     }
 
-    fn source_for(&self, destination: SocketAddr, src_ip: Option<IpAddr>) -> io::Result<SocketAddr> {
-        let ip = source_for(&self.addresses, destination, src_ip)?;
-        Ok(SocketAddr::new(ip, self.port))
+    fn source_for(&self, destination: SocketAddr, local: LocalEnd) -> io::Result<SocketAddr> {
+        let (ip, port) = source_for(&self.addresses, (&lock(&self.extra), self.port), destination, local)?;
+        Ok(SocketAddr::new(ip, port))
+    }
+
+    /// Where an extra socket at this port receives.
+    fn v4_at(&self, port: u16) -> impl Iterator<Item = SocketAddr> {
+        self.addresses.iter().filter(|ip| ip.is_ipv4()).map(move |ip| SocketAddr::new(*ip, port))
     }
 }
 
 impl Drop for FakeSocket {
     fn drop(&mut self) {
         let mut sockets = lock(&self.net.shared.sockets);
-        for address in self.addresses() {
+        let ports: Vec<u16> = lock(&self.extra).ports().collect();
+        for address in ports.into_iter().flat_map(|port| self.v4_at(port)).chain(self.addresses()) {
             sockets.remove(&address);
         }
     }
@@ -132,10 +149,10 @@ impl DatagramSocket for FakeSocket {
     fn send_batch(&self, batch: &SendBatch) -> SendReport {
         let mut report = SendReport::default();
         for transmit in batch.transmits() {
-            match self.source_for(transmit.destination, transmit.src_ip) {
+            match self.source_for(transmit.destination, transmit.local) {
                 Ok(source) => {
                     for datagram in transmit.data.chunks(transmit.segment) {
-                        self.net.deliver(source, transmit.destination, datagram);
+                        self.net.deliver(source, transmit.destination, datagram, transmit.fragmentable);
                     }
                     report.sent_datagrams += transmit.count;
                 }
@@ -145,10 +162,25 @@ impl DatagramSocket for FakeSocket {
         report
     }
 
-    fn send_to(&self, bytes: &[u8], destination: SocketAddr, src_ip: Option<IpAddr>) -> io::Result<()> {
-        let source = self.source_for(destination, src_ip)?;
-        self.net.deliver(source, destination, bytes);
+    fn send_to(&self, bytes: &[u8], destination: SocketAddr, local: impl Into<LocalEnd>) -> io::Result<()> {
+        let source = self.source_for(destination, local.into())?;
+        self.net.deliver(source, destination, bytes, false);
         Ok(())
+    }
+
+    fn open_extra(&self) -> io::Result<SocketId> {
+        let (id, port) = lock(&self.extra).open(self.port)?;
+        let opened = self.v4_at(port).map(|address| (address, (Arc::clone(&self.inbox), id)));
+        lock(&self.net.shared.sockets).extend(opened);
+        Ok(id)
+    }
+
+    fn close_extra(&self, socket: SocketId) {
+        let Some(port) = lock(&self.extra).close(socket) else { return };
+        let mut sockets = lock(&self.net.shared.sockets);
+        for address in self.v4_at(port) {
+            sockets.remove(&address);
+        }
     }
 
     fn port(&self) -> u16 {
@@ -172,17 +204,26 @@ impl DatagramSocket for FakeSocket {
     }
 }
 
-/// The address a socket with `addresses` sends from: `src_ip` if it has the destination's family, else the first that
-/// has.
-pub(super) fn source_for(addresses: &[IpAddr], destination: SocketAddr, src_ip: Option<IpAddr>) -> io::Result<IpAddr> {
-    match src_ip.filter(|ip| ip.is_ipv4() == destination.is_ipv4()) {
-        Some(ip) if addresses.contains(&ip) => Ok(ip),
+/// The address and port a socket with `addresses`, a main port and extra ones sends from: the address asked for if it has
+/// the destination's family, else the first that has.
+pub(super) fn source_for(
+    addresses: &[IpAddr],
+    (extra, main): (&Extra, u16),
+    destination: SocketAddr,
+    local: LocalEnd,
+) -> io::Result<(IpAddr, u16)> {
+    let port = extra.port(local.socket, main)?;
+    let unreachable = || io::Error::from_raw_os_error(libc::ENETUNREACH);
+    if !local.socket.is_main() && destination.is_ipv6() {
+        return Err(unreachable());
+    }
+    match local.ip.filter(|ip| ip.is_ipv4() == destination.is_ipv4()) {
+        Some(ip) if addresses.contains(&ip) => Ok((ip, port)),
         Some(_) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
-        None => addresses
-            .iter()
-            .copied()
-            .find(|ip| ip.is_ipv4() == destination.is_ipv4())
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENETUNREACH)),
+        None => {
+            let first = addresses.iter().copied().find(|ip| ip.is_ipv4() == destination.is_ipv4());
+            Ok((first.ok_or_else(unreachable)?, port))
+        }
     }
 }
 
@@ -197,7 +238,8 @@ pub(super) fn receive(datagrams: &mut VecDeque<Stored>, batch: &mut RecvBatch) {
         let mut count = 1;
         // Merged as UDP_GRO does: same flow, same length, the last may be shorter.
         while let Some(next) = datagrams.front() {
-            let is_same_flow = next.source == first.source && next.destination_ip == first.destination_ip;
+            let is_same_flow =
+                (next.source, next.socket, next.destination_ip) == (first.source, first.socket, first.destination_ip);
             let fits = count < MAX_SEGMENTS && train.len() + next.bytes.len() <= usize::from(u16::MAX);
             let is_last_full = train.len() == stride * count;
             let continues = !next.bytes.is_empty() && next.bytes.len() <= stride;
@@ -209,7 +251,7 @@ pub(super) fn receive(datagrams: &mut VecDeque<Stored>, batch: &mut RecvBatch) {
             datagrams.pop_front();
         }
         // Longer than a datagram can be: lost, as it would be on a wire.
-        let _ = batch.push_copy(first.source, first.destination_ip, stride, &train);
+        let _ = batch.push_copy(first.source, (first.socket, first.destination_ip), stride, &train);
         if batch.is_full() {
             break;
         }
@@ -290,6 +332,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_big_arrives_only_in_fragments() {
+        let net = FakeNet::new();
+        let a = net.socket(&[v4(1)], 5).unwrap();
+        let b = net.socket(&[v4(2)], 5).unwrap();
+        net.lose_above(100);
+        let mut out = SendBatch::new(1_024, a.max_gso_segments());
+        for len in [100, 101] {
+            assert!(out.push_with(b.addresses()[0], None, len, |space| space.len()));
+        }
+        assert!(out.push_fragmentable(b.addresses()[0], None, 102, |space| space.len()));
+        a.send_batch(&out);
+        a.send_to(&[0; 103], b.addresses()[0], None).unwrap();
+        let mut arrived = RecvBatch::new();
+        b.recv_batch(&mut arrived).unwrap();
+        let lens: Vec<_> = arrived.datagrams().map(|d| d.data.len()).collect();
+        assert_eq!(lens, [100, 102]);
+    }
+
+    #[test]
     fn failures_look_like_the_kernels() {
         let net = FakeNet::new();
         let a = net.socket(&[v4(1)], 5).unwrap();
@@ -307,6 +368,29 @@ mod tests {
         assert_eq!((report.sent_datagrams, report.dropped, report.unreachable), (1, 1, 1));
         drop(a);
         assert!(net.socket(&[v4(1)], 5).is_ok());
+    }
+
+    #[test]
+    fn extra_sockets_come_and_go() {
+        let net = FakeNet::new();
+        let a = net.socket(&[v4(1), v6()], 5).unwrap();
+        let b = net.socket(&[v4(2)], 5).unwrap();
+        let id = a.open_extra().unwrap();
+        a.send_to(b"hello", b.addresses()[0], (id, None)).unwrap();
+        let mut arrived = RecvBatch::new();
+        b.recv_batch(&mut arrived).unwrap();
+        let from = arrived.datagrams().next().unwrap().source;
+        assert_ne!(from.port(), 5);
+        b.send_to(b"back", from, None).unwrap();
+        a.recv_batch(&mut arrived).unwrap();
+        assert_eq!(arrived.datagrams().next().unwrap().socket, id);
+        a.close_extra(id);
+        b.send_to(b"late", from, None).unwrap();
+        assert_eq!(a.recv_batch(&mut arrived).unwrap(), 0);
+        let opened = (0..600).filter(|_| a.open_extra().is_ok()).count();
+        assert_eq!(opened, crate::udp::MAX_EXTRA_SOCKETS);
+        drop(a);
+        assert_eq!(lock(&net.shared.sockets).len(), 1, "nothing is left of it");
     }
 
     #[test]

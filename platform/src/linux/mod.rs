@@ -5,6 +5,7 @@ pub(crate) mod events;
 pub(crate) mod network;
 pub(crate) mod privilege;
 pub(crate) mod process;
+pub(crate) mod readiness;
 pub(crate) mod socket;
 pub(crate) mod tun;
 pub(crate) mod wait;

@@ -1,5 +1,6 @@
 //! UDP on one port number for IPv4 and IPv6, in batches, with segmentation offload where the kernel has it.
 
+mod extra;
 mod recv;
 mod send;
 mod sockets;
@@ -12,7 +13,61 @@ pub use recv::{Datagram, RecvBatch, Train};
 pub use send::SendBatch;
 pub use sockets::UdpSockets;
 
+pub(crate) use extra::next_free;
 pub(crate) use send::Transmit;
+
+/// Extra sockets open at once, at most: two searches for a way through a hard NAT.
+pub const MAX_EXTRA_SOCKETS: usize = 512;
+
+/// Which of the sockets of one [`DatagramSocket`]. A number is not given out again until all others were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketId(u16);
+
+impl SocketId {
+    /// The sockets everybody knows this host by, of both families.
+    pub const MAIN: Self = Self(0);
+
+    /// The socket with this number.
+    #[must_use]
+    pub const fn new(number: u16) -> Self {
+        Self(number)
+    }
+
+    /// Its number; 0 for the main ones.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+
+    /// Whether it is the main pair.
+    #[must_use]
+    pub const fn is_main(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// This host's end of a datagram's way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalEnd {
+    /// The socket.
+    pub socket: SocketId,
+    /// The address, where it matters; otherwise the host chooses. One of the other family than the destination's is
+    /// ignored.
+    pub ip: Option<IpAddr>,
+}
+
+/// The main socket, from this address.
+impl From<Option<IpAddr>> for LocalEnd {
+    fn from(ip: Option<IpAddr>) -> Self {
+        Self { socket: SocketId::MAIN, ip }
+    }
+}
+
+impl From<(SocketId, Option<IpAddr>)> for LocalEnd {
+    fn from((socket, ip): (SocketId, Option<IpAddr>)) -> Self {
+        Self { socket, ip }
+    }
+}
 
 /// How to bind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +116,17 @@ pub struct SendReport {
     pub last_error: Option<io::Error>,
     /// The destination of the last error.
     pub last_failed: Option<SocketAddr>,
+    /// The shortest datagram among those in `too_big`.
+    pub shortest_too_big: Option<TooBig>,
+}
+
+/// A datagram longer than the route or the link takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooBig {
+    /// Where it was to go.
+    pub destination: SocketAddr,
+    /// Its length in bytes, without UDP and IP header.
+    pub len: usize,
 }
 
 /// Something that sends and receives datagrams in batches: [`UdpSockets`] or a fake. Threads may share it.
@@ -73,17 +139,29 @@ pub trait DatagramSocket: Send + Sync {
     fn recv_batch(&self, batch: &mut RecvBatch) -> io::Result<usize>;
 
     /// Sends everything in `batch`. Waits a moment where the send buffer is full; a destination that fails
-    /// does not stop the others.
+    /// does not stop the others. Datagrams cannot be fragmented on the way, but for those that were pushed as
+    /// such. One thread at a time.
     fn send_batch(&self, batch: &SendBatch) -> SendReport;
 
-    /// Sends one datagram, from `src_ip` if given, without blocking.
+    /// Sends one datagram, from this local end, without blocking. It cannot be fragmented on the way.
     ///
     /// # Errors
     /// What the operating system says. A family the socket does not have is
-    /// [`io::ErrorKind::NetworkUnreachable`].
-    fn send_to(&self, bytes: &[u8], destination: SocketAddr, src_ip: Option<IpAddr>) -> io::Result<()>;
+    /// [`io::ErrorKind::NetworkUnreachable`], a socket that is not open [`io::ErrorKind::NotConnected`].
+    fn send_to(&self, bytes: &[u8], destination: SocketAddr, local: impl Into<LocalEnd>) -> io::Result<()>;
 
-    /// The local port, of both families.
+    /// Opens one more socket: IPv4, on a port the system chooses. What arrives there comes out of
+    /// [`DatagramSocket::recv_batch`] like everything else. A thread that waits for [`DatagramSocket::fds`] notices by
+    /// itself.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::QuotaExceeded`] with [`MAX_EXTRA_SOCKETS`] open; what the operating system says.
+    fn open_extra(&self) -> io::Result<SocketId>;
+
+    /// Closes an extra socket; what waits there is lost. Nothing happens for one that is not open, or the main pair.
+    fn close_extra(&self, socket: SocketId);
+
+    /// The local port of the main socket, of both families.
     fn port(&self) -> u16;
 
     /// Whether IPv4 destinations can be sent to.
@@ -96,6 +174,7 @@ pub trait DatagramSocket: Send + Sync {
     /// batches made for the higher number are then split while sending.
     fn max_gso_segments(&self) -> usize;
 
-    /// Readable when [`DatagramSocket::recv_batch`] would return something. One or two.
+    /// Readable when [`DatagramSocket::recv_batch`] would return something. At most three, and the same for as long as
+    /// the socket lives.
     fn fds(&self) -> Vec<BorrowedFd<'_>>;
 }

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use quinn_udp::RecvMeta;
 
+use super::SocketId;
+
 /// Buffers of a batch. `quinn_udp::BATCH_SIZE` on Linux; more than that on macOS, where it is 1.
 pub(crate) const SLOTS: usize = 32;
 
@@ -15,6 +17,7 @@ pub(crate) const SLOT_BYTES: usize = 65_536;
 pub struct RecvBatch {
     slab: Vec<u8>,
     metas: [RecvMeta; SLOTS],
+    sockets: [SocketId; SLOTS],
     len: usize,
 }
 
@@ -25,6 +28,8 @@ pub struct Datagram<'a> {
     pub source: SocketAddr,
     /// The local address it was sent to.
     pub destination_ip: Option<IpAddr>,
+    /// The socket it came to.
+    pub socket: SocketId,
     /// Its payload.
     pub data: &'a mut [u8],
 }
@@ -36,6 +41,8 @@ pub struct Train<'a> {
     pub source: SocketAddr,
     /// The local address it was sent to.
     pub destination_ip: Option<IpAddr>,
+    /// The socket it came to.
+    pub socket: SocketId,
     /// Bytes of each datagram but the last. At least 1.
     pub stride: usize,
     /// The datagrams' payloads back to back. Empty for an empty datagram.
@@ -52,7 +59,12 @@ impl RecvBatch {
     /// An empty batch.
     #[must_use]
     pub fn new() -> Self {
-        Self { slab: vec![0; SLOTS * SLOT_BYTES], metas: [RecvMeta::default(); SLOTS], len: 0 }
+        Self {
+            slab: vec![0; SLOTS * SLOT_BYTES],
+            metas: [RecvMeta::default(); SLOTS],
+            sockets: [SocketId::MAIN; SLOTS],
+            len: 0,
+        }
     }
 
     /// Forgets everything received.
@@ -80,9 +92,11 @@ impl RecvBatch {
 
     /// The trains, in order of arrival per socket.
     pub fn trains(&mut self) -> impl Iterator<Item = Train<'_>> {
-        self.slab.chunks_exact_mut(SLOT_BYTES).zip(&self.metas).take(self.len).map(|(slot, meta)| Train {
+        let slots = self.slab.chunks_exact_mut(SLOT_BYTES).zip(&self.metas).zip(&self.sockets);
+        slots.take(self.len).map(|((slot, meta), socket)| Train {
             source: canonical(meta.addr),
             destination_ip: meta.dst_ip.map(|ip| ip.to_canonical()),
+            socket: *socket,
             stride: meta.stride.max(1),
             data: &mut slot[..meta.len.min(SLOT_BYTES)],
         })
@@ -91,14 +105,15 @@ impl RecvBatch {
     /// The datagrams one by one. Empty ones are left out: nothing is told apart by an empty datagram.
     pub fn datagrams(&mut self) -> impl Iterator<Item = Datagram<'_>> {
         self.trains().flat_map(|train| {
-            let Train { source, destination_ip, stride, data } = train;
-            data.chunks_mut(stride).map(move |data| Datagram { source, destination_ip, data })
+            let Train { source, destination_ip, socket, stride, data } = train;
+            data.chunks_mut(stride).map(move |data| Datagram { source, destination_ip, socket, data })
         })
     }
 
-    /// Lets `receive` fill the free buffers; it returns how many it filled.
+    /// Lets `receive` fill the free buffers from this socket; it returns how many it filled.
     pub(crate) fn fill<E>(
         &mut self,
+        socket: SocketId,
         receive: impl FnOnce(&mut [IoSliceMut<'_>], &mut [RecvMeta]) -> Result<usize, E>,
     ) -> Result<usize, E> {
         let mut slots = self.slab.chunks_exact_mut(SLOT_BYTES).skip(self.len);
@@ -106,16 +121,25 @@ impl RecvBatch {
             std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
         let free = SLOTS - self.len;
         let filled = receive(&mut buffers[..free], &mut self.metas[self.len..])?.min(free);
+        self.sockets[self.len..self.len + filled].fill(socket);
         self.len += filled;
         Ok(filled)
     }
 
-    /// Appends a train made elsewhere; whether there was room.
-    pub(crate) fn push_copy(&mut self, source: SocketAddr, destination_ip: IpAddr, stride: usize, data: &[u8]) -> bool {
+    /// Appends a train made elsewhere, as it came to this socket and address; whether there was room.
+    pub(crate) fn push_copy(
+        &mut self,
+        source: SocketAddr,
+        (socket, destination_ip): (SocketId, IpAddr),
+        stride: usize,
+        data: &[u8],
+    ) -> bool {
         let Some(slot) = self.slab.chunks_exact_mut(SLOT_BYTES).nth(self.len) else {
             return false;
         };
-        let (Some(space), Some(meta)) = (slot.get_mut(..data.len()), self.metas.get_mut(self.len)) else {
+        let (Some(space), Some(meta), Some(of)) =
+            (slot.get_mut(..data.len()), self.metas.get_mut(self.len), self.sockets.get_mut(self.len))
+        else {
             return false;
         };
         space.copy_from_slice(data);
@@ -124,6 +148,7 @@ impl RecvBatch {
         meta.len = data.len();
         meta.stride = stride;
         meta.dst_ip = Some(destination_ip);
+        *of = socket;
         self.len += 1;
         true
     }
@@ -144,8 +169,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 mod tests {
     use super::*;
 
-    fn local() -> IpAddr {
-        IpAddr::from([10, 0, 0, 1])
+    fn local() -> (SocketId, IpAddr) {
+        (SocketId::MAIN, IpAddr::from([10, 0, 0, 1]))
     }
 
     #[test]
@@ -187,7 +212,7 @@ mod tests {
             assert!(batch.push_copy(source, local(), 1, b"x"));
         }
         assert!(!batch.push_copy(source, local(), 1, b"x"));
-        let offered = batch.fill(|buffers, _| Ok::<_, ()>(buffers.len()));
+        let offered = batch.fill(SocketId::MAIN, |buffers, _| Ok::<_, ()>(buffers.len()));
         assert_eq!(offered, Ok(0));
     }
 }

@@ -1,6 +1,8 @@
 //! Where datagrams wait to leave.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+
+use super::LocalEnd;
 
 /// Payload of one `UDP_SEGMENT` transmit: 65,535 less the UDP header (8) and the larger IP header (40).
 pub(crate) const MAX_TRANSMIT: usize = 65_535 - 8 - 40;
@@ -20,22 +22,25 @@ pub struct SendBatch {
 
 struct Entry {
     destination: SocketAddr,
-    src_ip: Option<IpAddr>,
+    local: LocalEnd,
     start: usize,
     len: usize,
     segment: usize,
     count: usize,
+    fragmentable: bool,
 }
 
 /// One system call's worth of a [`SendBatch`].
 #[derive(Clone, Copy)]
 pub(crate) struct Transmit<'a> {
     pub(crate) destination: SocketAddr,
-    pub(crate) src_ip: Option<IpAddr>,
+    pub(crate) local: LocalEnd,
     pub(crate) data: &'a [u8],
     /// Bytes of each datagram but the last.
     pub(crate) segment: usize,
     pub(crate) count: usize,
+    /// Routers may fragment it; then it is one datagram.
+    pub(crate) fragmentable: bool,
 }
 
 impl SendBatch {
@@ -78,7 +83,7 @@ impl SendBatch {
         bytes <= self.slab.len() && self.transmits.len().saturating_add(datagrams) <= MAX_TRANSMITS
     }
 
-    /// Appends a datagram for `destination`, from `src_ip` if given. `fill` gets exactly `max_len` bytes to
+    /// Appends a datagram for `destination`, from this local end. `fill` gets exactly `max_len` bytes to
     /// write into and returns how many of them are the datagram; 0 pushes nothing. The bytes it gets are not
     /// cleared.
     ///
@@ -91,7 +96,35 @@ impl SendBatch {
     pub fn push_with(
         &mut self,
         destination: SocketAddr,
-        src_ip: Option<IpAddr>,
+        local: impl Into<LocalEnd>,
+        max_len: usize,
+        fill: impl FnOnce(&mut [u8]) -> usize,
+    ) -> bool {
+        self.push(destination, local.into(), false, max_len, fill)
+    }
+
+    /// The same for a datagram that routers may fragment, as far as it is of IPv4; nobody on the way fragments IPv6. It
+    /// costs system calls of its own: for the rare one that the path does not take whole and whose content cannot be
+    /// sent in smaller pieces.
+    ///
+    /// # Panics
+    /// When `fill` claims more than `max_len` bytes.
+    #[must_use]
+    pub fn push_fragmentable(
+        &mut self,
+        destination: SocketAddr,
+        local: impl Into<LocalEnd>,
+        max_len: usize,
+        fill: impl FnOnce(&mut [u8]) -> usize,
+    ) -> bool {
+        self.push(destination, local.into(), true, max_len, fill)
+    }
+
+    fn push(
+        &mut self,
+        destination: SocketAddr,
+        local: LocalEnd,
+        fragmentable: bool,
         max_len: usize,
         fill: impl FnOnce(&mut [u8]) -> usize,
     ) -> bool {
@@ -111,11 +144,11 @@ impl SendBatch {
         self.datagrams += 1;
         let max_segments = self.max_segments;
         match self.transmits.last_mut() {
-            Some(last) if last.takes(destination, src_ip, len, max_segments) => {
+            Some(last) if !fragmentable && last.takes(destination, local, len, max_segments) => {
                 last.len += len;
                 last.count += 1;
             }
-            _ => self.transmits.push(Entry { destination, src_ip, start, len, segment: len, count: 1 }),
+            _ => self.transmits.push(Entry { destination, local, start, len, segment: len, count: 1, fragmentable }),
         }
         true
     }
@@ -123,19 +156,21 @@ impl SendBatch {
     pub(crate) fn transmits(&self) -> impl Iterator<Item = Transmit<'_>> {
         self.transmits.iter().map(|entry| Transmit {
             destination: entry.destination,
-            src_ip: entry.src_ip,
+            local: entry.local,
             data: &self.slab[entry.start..entry.start + entry.len],
             segment: entry.segment,
             count: entry.count,
+            fragmentable: entry.fragmentable,
         })
     }
 }
 
 impl Entry {
-    fn takes(&self, destination: SocketAddr, src_ip: Option<IpAddr>, len: usize, max_segments: usize) -> bool {
+    fn takes(&self, destination: SocketAddr, local: LocalEnd, len: usize, max_segments: usize) -> bool {
         let is_last_full = self.len == self.segment * self.count;
         self.destination == destination
-            && self.src_ip == src_ip
+            && self.local == local
+            && !self.fragmentable
             && is_last_full
             && len <= self.segment
             && self.count < max_segments
@@ -146,6 +181,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::udp::SocketId;
 
     const SEGMENTS: usize = 64;
 
@@ -181,7 +217,20 @@ mod tests {
         push(&mut batch, a(), 10);
         push(&mut batch, b(), 10);
         assert!(batch.push_with(b(), Some([10, 0, 0, 9].into()), 10, |space| space.len()));
-        assert_eq!(batch.transmits().count(), 3);
+        assert!(batch.push_with(b(), (SocketId::new(1), None), 10, |space| space.len()));
+        assert_eq!(batch.transmits().count(), 4);
+    }
+
+    #[test]
+    fn what_may_be_fragmented_travels_alone() {
+        let mut batch = SendBatch::new(10_000, SEGMENTS);
+        push(&mut batch, a(), 100);
+        assert!(batch.push_fragmentable(a(), None, 100, |space| space.len()));
+        assert!(batch.push_fragmentable(a(), None, 100, |space| space.len()));
+        push(&mut batch, a(), 100);
+        assert_eq!(shape(&batch), [(100, 100, 1); 4]);
+        let flags: Vec<_> = batch.transmits().map(|transmit| transmit.fragmentable).collect();
+        assert_eq!(flags, [false, true, true, false]);
     }
 
     #[test]

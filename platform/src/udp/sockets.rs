@@ -3,7 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -11,8 +12,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use quinn_udp::{UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{DatagramSocket, RecvBatch, SendBatch, SendReport, Transmit, UdpError, UdpOptions};
-use crate::os::socket::{force_recv_buffer, force_send_buffer};
+use super::extra::ExtraSockets;
+use super::{
+    DatagramSocket, LocalEnd, RecvBatch, SendBatch, SendReport, SocketId, TooBig, Transmit, UdpError, UdpOptions,
+};
+use crate::os::socket::{allow_fragments, forbid_fragments, force_recv_buffer, force_send_buffer};
 
 /// Tries to find a port that is free in both families, when the choice is the system's.
 const PORT_TRIES: usize = 16;
@@ -24,21 +28,27 @@ const SEND_PATIENCE: Duration = Duration::from_millis(50);
 /// Queued errors swallowed by one receive before looking again later.
 const MAX_QUEUED_ERRORS: usize = 64;
 
-/// An IPv4 and an IPv6 socket on all addresses and one port number, or one of them where the host has only one.
+/// An IPv4 and an IPv6 socket on all addresses and one port number, or one of them where the host has only one; and
+/// extra ones.
 pub struct UdpSockets {
     v4: Option<Bound>,
     v6: Option<Bound>,
+    extra: ExtraSockets,
+    options: UdpOptions,
     port: u16,
-    /// Which socket the next receive looks at first, so that a flood on one cannot silence the other.
-    v6_first: AtomicBool,
+    /// Where the next receive looks first, so that a flood in one place cannot silence the others.
+    first: AtomicUsize,
 }
 
-struct Bound {
-    socket: Socket,
+pub(super) struct Bound {
+    pub(super) socket: Socket,
     state: UdpSocketState,
     /// Kept here because quinn-udp gives up segmentation for good after one EINVAL, which the kernel also
     /// returns for a stale source address or a segment above the route's MTU.
     max_gso_segments: AtomicUsize,
+    /// Held while a datagram is sent that may be fragmented: that is a property of the socket, and the probes that
+    /// other threads send with `send_to` must not have it. None of the calls made meanwhile blocks.
+    fragments: Mutex<()>,
 }
 
 impl UdpSockets {
@@ -76,24 +86,55 @@ impl UdpSockets {
         if v4.is_none() && v6.is_none() {
             return Err(UdpError::NoFamily);
         }
-        Ok(Self { v4, v6, port, v6_first: AtomicBool::new(false) })
+        let extra = ExtraSockets::new().map_err(UdpError::Other)?;
+        Ok(Self { v4, v6, extra, options: options.clone(), port, first: AtomicUsize::new(0) })
     }
 
-    fn bound_for(&self, destination: &SocketAddr) -> Option<&Bound> {
-        match destination {
+    /// Lets `send` have the socket that a datagram leaves by.
+    fn with_bound<T>(
+        &self,
+        local: LocalEnd,
+        destination: &SocketAddr,
+        send: impl FnOnce(&Bound) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let main = match destination {
             SocketAddr::V4(_) => self.v4.as_ref(),
             SocketAddr::V6(_) => self.v6.as_ref(),
+        };
+        if local.socket.is_main() {
+            return send(main.ok_or_else(unreachable)?);
         }
+        let extra: Arc<Bound> = self.extra.get(local.socket).ok_or(io::ErrorKind::NotConnected)?;
+        if destination.is_ipv6() { Err(unreachable()) } else { send(&extra) }
+    }
+
+    fn receive_extra(&self, batch: &mut RecvBatch) -> io::Result<()> {
+        let mut result = Ok(());
+        self.extra.ready(|id, bound| {
+            // One that fails is of no more use, and would never rest.
+            if let Err(error) = bound.receive(id, batch) {
+                tracing::debug!(socket = id.number(), %error, "an extra socket is closed");
+                result = Err(id);
+            }
+        })?;
+        if let Err(id) = result {
+            self.extra.close(id);
+        }
+        Ok(())
     }
 }
 
 impl DatagramSocket for UdpSockets {
     fn recv_batch(&self, batch: &mut RecvBatch) -> io::Result<usize> {
         batch.clear();
-        let v6_first = self.v6_first.fetch_xor(true, Ordering::Relaxed);
-        let (first, second) = if v6_first { (&self.v6, &self.v4) } else { (&self.v4, &self.v6) };
-        for bound in [first, second].into_iter().flatten() {
-            match bound.receive(batch) {
+        let first = self.first.fetch_add(1, Ordering::Relaxed);
+        for turn in 0..3 {
+            let received = match (first.wrapping_add(turn) % 3, &self.v4, &self.v6) {
+                (0, Some(bound), _) | (1, _, Some(bound)) => bound.receive(SocketId::MAIN, batch),
+                (2, ..) => self.receive_extra(batch),
+                _ => Ok(()),
+            };
+            match received {
                 Ok(()) => {}
                 // What was received so far must not be lost; the error comes back on the next call.
                 Err(_) if !batch.is_empty() => break,
@@ -107,17 +148,34 @@ impl DatagramSocket for UdpSockets {
         let mut report = SendReport::default();
         let mut patience = Patience { deadline: None };
         for transmit in batch.transmits() {
-            match self.bound_for(&transmit.destination) {
-                Some(bound) => bound.send(transmit, &mut patience, &mut report),
-                None => report.failed(&transmit, unreachable()),
+            let sent = self.with_bound(transmit.local, &transmit.destination, |bound| {
+                bound.send(transmit, &mut patience, &mut report);
+                Ok(())
+            });
+            if let Err(error) = sent {
+                report.failed(&transmit, error);
             }
         }
         report
     }
 
-    fn send_to(&self, bytes: &[u8], destination: SocketAddr, src_ip: Option<IpAddr>) -> io::Result<()> {
-        let bound = self.bound_for(&destination).ok_or_else(unreachable)?;
-        bound.send_once(&Transmit { destination, src_ip, data: bytes, segment: bytes.len(), count: 1 })
+    fn send_to(&self, bytes: &[u8], destination: SocketAddr, local: impl Into<LocalEnd>) -> io::Result<()> {
+        let local = local.into();
+        let (segment, count, fragmentable) = (bytes.len(), 1, false);
+        let transmit = Transmit { destination, local, data: bytes, segment, count, fragmentable };
+        self.with_bound(local, &destination, |bound| {
+            let _whole = bound.lock_fragments();
+            bound.send_once(&transmit)
+        })
+    }
+
+    fn open_extra(&self) -> io::Result<SocketId> {
+        let (bound, _) = open((Ipv4Addr::UNSPECIFIED, 0).into(), &self.options)?;
+        self.extra.insert(bound)
+    }
+
+    fn close_extra(&self, socket: SocketId) {
+        self.extra.close(socket);
     }
 
     fn port(&self) -> u16 {
@@ -139,16 +197,16 @@ impl DatagramSocket for UdpSockets {
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let bound = [&self.v4, &self.v6].into_iter().flatten();
-        bound.map(|bound| bound.socket.as_fd()).collect()
+        bound.map(|bound| bound.socket.as_fd()).chain([self.extra.as_fd()]).collect()
     }
 }
 
 impl Bound {
-    fn receive(&self, batch: &mut RecvBatch) -> io::Result<()> {
+    fn receive(&self, id: SocketId, batch: &mut RecvBatch) -> io::Result<()> {
         let mut queued_errors = 0;
         loop {
             let mut offered = 0;
-            let result = batch.fill(|buffers, metas| {
+            let result = batch.fill(id, |buffers, metas| {
                 offered = buffers.len().min(quinn_udp::BATCH_SIZE);
                 if offered == 0 {
                     return Ok(0);
@@ -171,7 +229,11 @@ impl Bound {
 
     fn send(&self, transmit: Transmit<'_>, patience: &mut Patience, report: &mut SendReport) {
         if transmit.count == 1 {
-            match self.send_patiently(&transmit, patience) {
+            let sent = match transmit.fragmentable && transmit.destination.is_ipv4() {
+                true => self.send_fragmentable(&transmit),
+                false => self.send_patiently(&transmit, patience),
+            };
+            match sent {
                 Ok(()) => report.sent_datagrams += 1,
                 Err(error) => report.failed(&transmit, error),
             }
@@ -216,6 +278,18 @@ impl Bound {
         }
     }
 
+    /// Lets routers fragment this one datagram. Does not wait for room: what is worth that has a shorter way to say it.
+    fn send_fragmentable(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let _alone = self.lock_fragments();
+        let sent = allow_fragments(&self.socket).and_then(|()| self.send_once(transmit));
+        forbid_fragments(&self.socket)?;
+        sent
+    }
+
+    fn lock_fragments(&self) -> MutexGuard<'_, ()> {
+        self.fragments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn send_once(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let transmit = quinn_udp::Transmit {
             destination: transmit.destination,
@@ -223,7 +297,7 @@ impl Bound {
             contents: transmit.data,
             segment_size: (transmit.count > 1).then_some(transmit.segment),
             // The other family's control message would make the kernel refuse the datagram.
-            src_ip: transmit.src_ip.filter(|ip| ip.is_ipv4() == transmit.destination.is_ipv4()),
+            src_ip: transmit.local.ip.filter(|ip| ip.is_ipv4() == transmit.destination.is_ipv4()),
         };
         self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
     }
@@ -236,7 +310,13 @@ impl SendReport {
             Some(
                 Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::EHOSTDOWN | Errno::EADDRNOTAVAIL,
             ) => self.unreachable += transmit.count,
-            Some(Errno::EMSGSIZE) => self.too_big += transmit.count,
+            Some(Errno::EMSGSIZE) => {
+                self.too_big += transmit.count;
+                let refused = TooBig { destination: transmit.destination, len: transmit.segment };
+                if self.shortest_too_big.is_none_or(|shortest| refused.len < shortest.len) {
+                    self.shortest_too_big = Some(refused);
+                }
+            }
             _ => {}
         }
         self.last_error = Some(error);
@@ -301,7 +381,7 @@ fn open(address: SocketAddr, options: &UdpOptions) -> io::Result<(Bound, u16)> {
         let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), options.send_buffer);
     }
     let max_gso_segments = AtomicUsize::new(state.max_gso_segments());
-    let bound = Bound { socket, state, max_gso_segments };
+    let bound = Bound { socket, state, max_gso_segments, fragments: Mutex::new(()) };
     Ok((bound, port))
 }
 

@@ -189,6 +189,28 @@ fn a_sequential_nat_shows_its_step() {
 }
 
 #[test]
+fn the_newest_port_is_looked_for_and_told_where_ports_are_counted() {
+    let servers = || [server(1, &["192.0.2.1:3478"])];
+    let mut bench = Bench::new(sequential).with("192.0.2.1:3478", Some("192.0.2.2"), Some(3479)).ask(&servers());
+    bench.run(Duration::from_secs(60));
+    let before = bench.changes;
+    // All but the first mapping, which something keeps in use, are forgotten, and others were made.
+    bench.state.ports.retain(|to, _| *to == address("192.0.2.1:3478"));
+    bench.state.ports.extend((0..20).map(|port| (SocketAddr::from(([198, 51, 100, 1], port)), port)));
+    bench.gather.measure_ports(bench.now);
+    bench.run(RTT * 2);
+    let report = bench.gather.report();
+    assert_eq!(report.mapping, Some(Mapping::EndpointDependent { step: 3 }));
+    assert_eq!(report.mapped_v4.map(|mapped| mapped.port()), Some(60_000 + 3 * 23));
+    assert_eq!(bench.changes, before + 1);
+
+    let mut bench = Bench::new(independent).with("192.0.2.1:3478", Some("192.0.2.2"), Some(3479)).ask(&servers());
+    bench.run(Duration::from_secs(60));
+    bench.gather.measure_ports(bench.now);
+    assert!(!bench.gather.is_measuring(), "nobody guesses there");
+}
+
+#[test]
 fn without_a_nat_one_server_is_enough() {
     let mut bench = Bench::new(none).with("192.0.2.1:3478", None, Some(3479)).with("[2001:db8::1]:3478", None, None);
     bench = bench.ask(&[server(1, &["[2001:db8::1]:3478", "192.0.2.1:3478"])]);

@@ -281,6 +281,21 @@ fn a_path_that_died_in_a_pause_is_left_at_once() {
 }
 
 #[test]
+fn a_path_that_takes_some_probes_to_open_anew_after_a_pause_gets_them() {
+    let path = direct("192.0.2.1:1");
+    let mut bench = Bench::new(&[(path, Some(20)), (relay(), Some(40))]);
+    bench.run(Duration::from_secs(5), Some(MS * 50));
+    bench.run(Duration::from_secs(200), None);
+    // Its first probes open this side's NAT only.
+    bench.change(path, None);
+    bench.run(MS * 100, Some(MS * 50));
+    assert!(!bench.set.has_direct(bench.now));
+    bench.change(path, Some(20));
+    bench.run(MS * 400, Some(MS * 50));
+    assert!(bench.set.has_direct(bench.now));
+}
+
+#[test]
 fn a_new_list_of_candidates_replaces_what_does_not_work() {
     let (dead, near, moved) = (direct("192.0.2.3:1"), direct("192.0.2.1:1"), direct("192.0.2.4:1"));
     let mut bench = Bench::new(&[(dead, None), (near, Some(20)), (moved, Some(30))]);

@@ -26,7 +26,7 @@
 //!
 //! A probe is as long as the packet whose passage it proves. Lengths are those of the whole IPv6
 //! packet in the tunnel, 50 to 9,000 bytes: the UDP payload on the path is 32 longer. It is the only
-//! control message that can be longer than 1,232 bytes; its reply never is.
+//! control message that can be longer than 1,184 bytes; its reply never is.
 
 use std::net::SocketAddr;
 
@@ -213,7 +213,6 @@ fn decode_probe(body: &[u8], length: usize) -> Result<PathMessage, ControlError>
 mod tests {
     use super::*;
     use crate::identity::record::tests::key;
-    use crate::wire::WIREGUARD_OVERHEAD;
     use crate::wire::control::test_support::any_address;
     use proptest::prelude::*;
 
@@ -305,12 +304,12 @@ mod tests {
         }
         assert_eq!(PathMessage::decode(33, &[0; 8959]), Err(ControlError::TooLong(9001)));
         assert_eq!(PathMessage::decode(33, &[0; 7]), Err(ControlError::Malformed));
-        assert_eq!(PathMessage::decode(34, &[0; 1191]), Err(ControlError::TooLong(1233)));
+        assert_eq!(PathMessage::decode(34, &[0; 1143]), Err(ControlError::TooLong(1185)));
         assert_eq!(PathMessage::decode(35, &[]), Err(ControlError::UnknownType(35)));
     }
 
     #[test]
-    fn the_longest_candidates_pass_a_link_of_1280_bytes() {
+    fn the_longest_candidates_pass_every_path() {
         let kind = CandidateKind::Relayed { server: key(1).id() };
         let longest = Candidate { kind, address: address("[2001:db8::1]:65535") };
         let message = PathMessage::Candidates {
@@ -318,7 +317,7 @@ mod tests {
             candidates: vec![longest; MAX_PATH_CANDIDATES],
             mapping: Mapping::EndpointDependent { step: i16::MIN },
         };
-        assert!(PROBE_OVERHEAD + message.encode().1.len() <= MAX_CONTROL_LEN - WIREGUARD_OVERHEAD);
+        assert!(PROBE_OVERHEAD + message.encode().1.len() <= MAX_CONTROL_LEN);
         assert_eq!(decoded(&message), Ok(message));
     }
 

@@ -7,16 +7,16 @@
 //! | 17 | Registered | server | observed address; for how many seconds, varint u32; relay, 0 or 1 |
 //! | 18 | Lookup | client | id, 32 bytes |
 //! | 19 | LookupResult | server | id, 32 bytes; record, 0, or 1 and varint length and bytes |
-//! | 20 | Introduce | client | recipient, 32 bytes; varint length and bytes (1 to 1,124) of a sealed introduction |
+//! | 20 | Introduce | client | recipient, 32 bytes; varint length and bytes (1 to 1,108) of a sealed introduction |
 //! | 21 | Introduced | server | recipient, 32 bytes; status: 0 delivered, 1 stored, 2 unknown, 3 full |
-//! | 22 | Introduction | server | varint length and bytes (1 to 1,124) of a sealed introduction; observed address of its sender |
-//! | 23 | RelayOpen | client | peer, 32 bytes; varint u64 channel; varint length and bytes (0 to 1,124 less 10) of the first payload |
+//! | 22 | Introduction | server | varint length and bytes (1 to 1,108) of a sealed introduction; observed address of its sender |
+//! | 23 | RelayOpen | client | peer, 32 bytes; varint u64 channel; varint length and bytes (0 to 1,108 less 10) of the first payload |
 //! | 24 | RelayOpened | server | peer, 32 bytes; varint u64 channel; 0, or 1 and refusal: 0 not offered, 1 unknown peer, 2 full |
 //!
 //! An address is 0, 4 bytes, varint port; or 1, 16 bytes, varint port. It is one that packets can be
 //! sent to, and IPv4 stands as IPv4.
 //!
-//! Every message fits 1,200 bytes with its headers, so that WireGuard carries it over a link of 1,280.
+//! Every message passes every path, as all control messages do.
 //! A request is repeated by the client if no answer comes; each can be answered twice without harm.
 
 use std::net::SocketAddr;
@@ -27,19 +27,13 @@ use super::{CONTROL_HEADER_LEN, ControlError, IPV6_HEADER_LEN, MAX_CONTROL_LEN, 
 use crate::identity::ticket::is_usable_address;
 use crate::identity::{AgentId, SignedRecord};
 use crate::wire::relay::RelayChannel;
-use crate::wire::{MAX_UNFRAGMENTED_PAYLOAD, WIREGUARD_OVERHEAD};
 
 /// Message types of this file.
 pub const RENDEZVOUS_TYPES: std::ops::RangeInclusive<u8> = TYPE_REGISTER..=TYPE_RELAY_OPENED;
 
-/// Longest sealed introduction in bytes that a server carries: what an Introduce has room for when
-/// WireGuard carries it over a link of 1,280 bytes.
-pub const MAX_SEALED_LEN: usize = MAX_UNFRAGMENTED_PAYLOAD
-    - WIREGUARD_OVERHEAD
-    - IPV6_HEADER_LEN
-    - CONTROL_HEADER_LEN
-    - AGENT_ID_LEN
-    - SEALED_LENGTH_LEN;
+/// Longest sealed introduction in bytes that a server carries: what an Introduce has room for.
+pub const MAX_SEALED_LEN: usize =
+    MAX_CONTROL_LEN - IPV6_HEADER_LEN - CONTROL_HEADER_LEN - AGENT_ID_LEN - SEALED_LENGTH_LEN;
 
 /// Longest first payload of a relay channel in bytes: the room of an introduction less a channel.
 pub const MAX_FIRST_LEN: usize = MAX_SEALED_LEN - 10;
@@ -351,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_messages_pass_a_link_of_1280_bytes() {
+    fn the_longest_messages_pass_every_path() {
         let mut long = record(1);
         long.capabilities = vec!["a".repeat(32); 16];
         long.rendezvous = vec![format!("{}@{}:1", key(4).id(), "a".repeat(125)).parse().unwrap(); 2];
@@ -372,10 +366,10 @@ mod tests {
             },
         ] {
             let packet = HEADERS + message.encode().1.len();
-            assert!(packet <= MAX_CONTROL_LEN && 40 + 8 + WIREGUARD_OVERHEAD + packet <= 1280, "{packet}");
+            assert!(packet <= MAX_CONTROL_LEN, "{packet}");
             assert_eq!(decoded(&message), Ok(message));
         }
-        assert_eq!(MAX_SEALED_LEN, 1124);
+        assert_eq!(MAX_SEALED_LEN, 1108);
     }
 
     #[test]
@@ -387,14 +381,15 @@ mod tests {
             RendezvousMessage::Registered { observed: address("192.0.2.1:0"), expires_s: 1, relay: false },
             RendezvousMessage::LookupResult { id, record: Some(signed(2)) },
             RendezvousMessage::Introduce { recipient: id, sealed: vec![] },
-            RendezvousMessage::Introduce { recipient: id, sealed: vec![0; MAX_SEALED_LEN + 1] },
             RendezvousMessage::Introduction { sealed: vec![], observed: good },
             RendezvousMessage::Introduction { sealed: vec![0], observed: address("[::]:1") },
         ];
         for message in broken {
             assert_eq!(decoded(&message), Err(ControlError::Limits), "{message:?}");
         }
-        assert_eq!(RendezvousMessage::decode(18, &[0; 1191]), Err(ControlError::TooLong(1233)));
+        let long = RendezvousMessage::Introduce { recipient: id, sealed: vec![0; MAX_SEALED_LEN + 1] };
+        assert_eq!((long.check(), decoded(&long)), (Err(ControlError::Limits), Err(ControlError::TooLong(1185))));
+        assert_eq!(RendezvousMessage::decode(18, &[0; 1143]), Err(ControlError::TooLong(1185)));
         assert_eq!(RendezvousMessage::decode(25, &[]), Err(ControlError::UnknownType(25)));
     }
 
@@ -426,7 +421,7 @@ mod tests {
     proptest! {
         #[test]
         fn round_trip(message in any_message()) {
-            prop_assert!(HEADERS + message.encode().1.len() <= MAX_CONTROL_LEN - WIREGUARD_OVERHEAD);
+            prop_assert!(HEADERS + message.encode().1.len() <= MAX_CONTROL_LEN);
             prop_assert_eq!(message.check(), Ok(()));
             prop_assert_eq!(decoded(&message), Ok(message));
         }

@@ -1,10 +1,10 @@
-//! Parsing, rewriting and answering any packet. Rewriting there and back gives the packet back, apart from checksum
-//! fields, where two values can mean the same.
+//! Parsing, rewriting, clamping and answering any packet. Clamping twice changes nothing more. Rewriting there and back
+//! gives the packet back, apart from checksum fields, where two values can mean the same.
 #![no_main]
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use agentnet::wire::{IpView, UnreachableReason, rewrite_ipv4, unreachable};
+use agentnet::wire::{IpView, UnreachableReason, clamp_mss, rewrite_ipv4, unreachable};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -21,6 +21,9 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     }
+    let mut clamped = packet.to_vec();
+    clamp_mss(&mut clamped, 1180 + u16::from(control));
+    assert!(!clamp_mss(&mut clamped, 1180 + u16::from(control)));
     let Ok(view) = IpView::parse(packet) else { return };
     assert!(view.l4_offset <= view.packet.len() && view.packet.len() <= packet.len());
     let (IpAddr::V4(old_source), IpAddr::V4(old_destination)) = (view.source, view.destination) else { return };

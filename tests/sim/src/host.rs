@@ -54,6 +54,8 @@ pub struct Host {
     pub sent: VecDeque<(SocketAddr, Vec<u8>)>,
     /// What somebody may have waited for.
     pub events: Vec<Event>,
+    /// Sockets open beside the main one.
+    pub extra_sockets: usize,
     profile: Profile,
     at: HostId,
     is_alive: bool,
@@ -104,6 +106,8 @@ impl Default for Buffers {
 struct Queues {
     notices: VecDeque<Notice>,
     strangers: VecDeque<StrangerDatagram>,
+    /// What came of outputs.
+    opened: Vec<Input>,
 }
 
 impl NoticeSink for Queues {
@@ -142,6 +146,7 @@ impl Host {
             stored: BTreeMap::new(),
             sent: VecDeque::new(),
             events: Vec::new(),
+            extra_sockets: 0,
             profile,
             at,
             is_alive: true,
@@ -168,6 +173,7 @@ impl Host {
         self.inbound = Inbound::new(Arc::clone(&self.counters), &self.node.tunnel_key());
         self.outbound = Outbound::new(Arc::clone(&self.counters));
         self.queues = Queues::default();
+        self.extra_sockets = 0;
         self.names.clear();
         self.is_alive = true;
     }
@@ -199,8 +205,8 @@ impl Host {
 
     /// A datagram waits to be received.
     pub(crate) fn datagram_arrived(&mut self, delivery: &Delivery) {
-        if self.is_alive && delivery.destination.port() == PORT {
-            let _ = self.network.inject(delivery.source, delivery.destination.ip(), &delivery.bytes);
+        if self.is_alive {
+            let _ = self.network.inject(delivery.source, delivery.destination, &delivery.bytes);
         }
     }
 
@@ -271,8 +277,19 @@ impl Host {
         while let Some(output) = self.node.poll_output() {
             moved += 1;
             match output {
-                Output::Transmit { destination, local_ip, datagram } => {
-                    let _ = self.socket.send_to(&datagram, destination, local_ip);
+                Output::Transmit { destination, local_ip, socket, datagram } => {
+                    let _ = self.socket.send_to(&datagram, destination, (socket, local_ip));
+                }
+                Output::OpenSockets { peer, count } => {
+                    let sockets: Vec<_> = (0..count).map_while(|_| self.socket.open_extra().ok()).collect();
+                    self.extra_sockets += sockets.len();
+                    self.queues.opened.push(Input::SocketsOpened { peer, sockets });
+                }
+                Output::CloseSockets(sockets) => {
+                    for socket in sockets {
+                        self.socket.close_extra(socket);
+                        self.extra_sockets -= 1;
+                    }
                 }
                 Output::Resolve { server, host } => self.names.push((server, host)),
                 Output::Fib(fib) => self.fib = fib,
@@ -299,10 +316,10 @@ impl Host {
     }
 
     fn tell_control_plane(&mut self, now: Now) -> usize {
-        let Queues { notices, strangers } = std::mem::take(&mut self.queues);
-        let moved = notices.len() + strangers.len();
+        let Queues { notices, strangers, opened } = std::mem::take(&mut self.queues);
+        let moved = notices.len() + strangers.len() + opened.len();
         let notices = notices.into_iter().map(Input::Notice);
-        for input in notices.chain(strangers.into_iter().map(Input::Stranger)) {
+        for input in opened.into_iter().chain(notices).chain(strangers.into_iter().map(Input::Stranger)) {
             self.node.handle_input(now, input);
             self.drain();
         }
@@ -311,9 +328,9 @@ impl Host {
 
     /// Puts what the socket sent on its way.
     fn transmit(&mut self, now: Now, net: &mut Internet) {
-        for SentDatagram { destination, src_ip, bytes } in self.network.take_sent() {
+        for SentDatagram { destination, src_ip, src_port, bytes } in self.network.take_sent() {
             // What the host's own kernel refuses is lost.
-            let _ = net.send(now.time.since_origin(), self.at, PORT, src_ip, destination, bytes.clone());
+            let _ = net.send(now.time.since_origin(), self.at, src_port, src_ip, destination, bytes.clone());
             if self.sent.len() >= SENT_LIMIT {
                 self.sent.pop_front();
             }

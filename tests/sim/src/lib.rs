@@ -13,11 +13,14 @@
 //! nothing lost but what a test tells it to lose.
 
 mod host;
+pub mod matrix;
 pub mod net;
 pub mod packet;
+pub mod pair;
 mod run;
 mod schedule;
 mod server;
+pub mod stats;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
