@@ -19,6 +19,7 @@ mod leftovers;
 mod matrix;
 mod netcheck;
 mod path_mtu;
+mod port_mapping;
 mod restart;
 mod roaming;
 mod several_agents;
