@@ -30,6 +30,7 @@ mod report;
 mod resolve;
 mod servers;
 mod stored;
+mod table_sizes;
 mod timers;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -51,6 +52,7 @@ use crate::tunnel::IndexTable;
 
 pub use commands::{Command, Reply};
 pub use stored::{StoredError, StoredPeer};
+pub use table_sizes::NodeTableSizes;
 pub use timers::TimerKind;
 
 use crate::limits::{Bucket, RateLimiter};

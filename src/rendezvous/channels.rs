@@ -174,7 +174,7 @@ impl Channels {
         true
     }
 
-    #[cfg(test)]
+    /// How many are open.
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }
