@@ -172,12 +172,13 @@ impl Node {
         }
     }
 
-    /// If the peer's data goes through this relay, it goes by the channel and to the address that hold now.
+    /// If the peer's data goes through this relay, or rests there, it goes by the channel and to the address that hold now.
     fn reroute(&mut self, now: Now, id: AgentId, server: AgentId) {
         let route = Route::Relayed(server);
         let Some(path) = self.path_of(now, id, route) else { return };
         let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) else { return };
-        if link.paths.primary() == Some(route) {
+        let taken = link.shared.path.load().as_ref().and_then(|path| self.route_of(path));
+        if link.paths.primary() == Some(route) || taken == Some(route) {
             link.shared.path.store(Some(Arc::new(path)));
         }
     }

@@ -432,9 +432,15 @@ impl Node {
             return self.counters.drop_handshake_invalid.increment();
         }
         self.counters.handshakes.increment();
-        link.shared.path.store(Some(Arc::new(datagram.path)));
-        if link.registered.is_none() {
+        let before = link.shared.path.swap(Some(Arc::new(datagram.path)));
+        let registered = link.registered.is_some();
+        let moved = registered && !before.is_some_and(|before| before.is_same_way(&datagram.path));
+        if moved || !registered {
             self.register(now, id, false);
+        }
+        if moved {
+            // It sees this agent elsewhere from now on, and takes no frames from where it was.
+            self.relay_reached(now, id, false);
         }
         self.server_timer(now, id);
     }
