@@ -47,7 +47,12 @@ impl Node {
             if !link.relays.contains_key(&server) && link.relays.len() >= MAX_RELAYS {
                 return None;
             }
-            link.relays.insert(server, RelayLeg { channel, open: true, used: now.time, refused: None });
+            let leg = RelayLeg { channel, open: true, used: now.time, refused: None };
+            let before = link.relays.insert(server, leg);
+            // The one before may be closed by now.
+            if before.is_some_and(|before| before.channel != channel) {
+                self.reroute(now, id, server);
+            }
         }
         Some(route)
     }
