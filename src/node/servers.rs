@@ -39,6 +39,9 @@ const RECORD_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// A name that did not resolve is asked for again after this, doubling up to [`LONGEST_RETRY`].
 const RESOLVE_RETRY: Duration = Duration::from_secs(1);
+/// While a handshake with a peer draws no answer, servers are asked whether they still see this agent where it was, this
+/// often at most: a lost registration shows within a round trip, and many peers that are away cost no more than one.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a server of a peer is kept after it was last wanted: as long as an idle session lives.
 const BORROWED_FOR: Duration = Duration::from_secs(180);
 
@@ -222,6 +225,18 @@ impl Node {
             if in_session {
                 self.register(now, id, true);
             }
+            self.server_timer(now, id);
+        }
+    }
+
+    /// A handshake draws no answer. A NAT of this agent's may have forgotten it, and then relays take nothing from it.
+    pub(super) fn check_servers(&mut self, now: Now) {
+        let is_old = |link: &ServerLink| {
+            link.asked.is_none() && link.registered.is_some_and(|at| now.time.since(at) >= CHECK_INTERVAL)
+        };
+        let old = self.servers.values().filter(|server| server.link.as_ref().is_some_and(is_old));
+        for id in old.map(|server| server.id).collect::<Vec<_>>() {
+            self.register(now, id, true);
             self.server_timer(now, id);
         }
     }
