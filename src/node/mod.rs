@@ -33,6 +33,7 @@ mod report;
 mod resolve;
 mod servers;
 mod stored;
+mod table_sizes;
 mod timers;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -54,6 +55,7 @@ use crate::tunnel::IndexTable;
 
 pub use commands::{Command, Reply};
 pub use stored::{StoredError, StoredPeer};
+pub use table_sizes::NodeTableSizes;
 pub use timers::TimerKind;
 
 use crate::limits::{Bucket, RateLimiter};

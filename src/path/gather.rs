@@ -435,11 +435,10 @@ impl Gather {
     /// Further IPv4 addresses of servers that answered, the most telling ones first: another IP address and port, then
     /// one of both.
     fn alternates(&self) -> Vec<(AgentId, SocketAddr)> {
-        let with_other =
-            self.requests.iter().filter(|request| request.purpose == Purpose::Server).filter_map(|request| {
-                let other = request.seen?.other.filter(|other| is_credible(request.to, *other))?;
-                Some((request.server, request.to, other))
-            });
+        let with_other = self.compared().filter(|request| request.purpose == Purpose::Server).filter_map(|request| {
+            let other = request.seen?.other.filter(|other| is_credible(request.to, *other))?;
+            Some((request.server, request.to, other))
+        });
         let mut alternates: Vec<(AgentId, SocketAddr)> = Vec::new();
         for (server, to, other) in with_other {
             let mixed = [SocketAddr::new(to.ip(), other.port()), SocketAddr::new(other.ip(), to.port())];

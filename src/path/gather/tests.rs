@@ -92,6 +92,7 @@ impl Bench {
     fn run(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
+            assert!(self.gather.requests.len() < 100, "requests without end");
             self.drain();
             let due = self.answers.iter().map(|(at, ..)| *at).chain(self.gather.poll_timeout()).min();
             let Some(at) = due.filter(|at| *at <= end) else { break };
@@ -208,6 +209,17 @@ fn the_newest_port_is_looked_for_and_told_where_ports_are_counted() {
     bench.run(Duration::from_secs(60));
     bench.gather.measure_ports(bench.now);
     assert!(!bench.gather.is_measuring(), "nobody guesses there");
+}
+
+#[test]
+fn ipv6_addresses_of_servers_say_nothing_about_mapping() {
+    let v4_only = |nat: &mut Nat, to: SocketAddr| if to.is_ipv4() { sequential(nat, to) } else { none(nat, to) };
+    let (v4, v6) = ("192.0.2.1:3478", "[2001:db8:1::1]:3478");
+    let mut bench =
+        Bench::new(v4_only).with(v4, None, Some(3479)).with(v6, None, Some(3479)).ask(&[server(1, &[v4, v6])]);
+    bench.run(Duration::from_secs(60));
+    assert_eq!((bench.sent_to(v6).len(), bench.sent_to("[2001:db8:1::1]:3479").len()), (1, 0));
+    assert_eq!(bench.gather.report().mapping, Some(Mapping::EndpointDependent { step: 0 }));
 }
 
 #[test]
