@@ -45,6 +45,15 @@ impl Route {
         matches!(self, Self::Relayed(_))
     }
 
+    /// The transport address, if no relay is in between.
+    #[must_use]
+    pub fn direct(self) -> Option<SocketAddr> {
+        match self {
+            Self::Direct(address) => Some(address),
+            Self::Relayed(_) => None,
+        }
+    }
+
     /// Whether it is a transport address of IPv6.
     #[must_use]
     pub fn is_ipv6(self) -> bool {
