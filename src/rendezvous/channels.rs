@@ -279,15 +279,15 @@ mod tests {
     #[test]
     fn limits_hold_and_closing_makes_room() {
         let mut channels = Channels::new(3, 2);
-        for number in 1..=2 {
-            channels.open(at(0), RelayChannel::new(number), end(1), end(2)).unwrap();
+        for number in 2..=3 {
+            channels.open(at(0), RelayChannel::new(number), end(1), end(number)).unwrap();
         }
-        assert_eq!(channels.open(at(0), RelayChannel::new(3), end(1), end(2)), Err(Refused));
-        channels.open(at(0), RelayChannel::new(3), end(2), end(1)).unwrap();
-        assert_eq!(channels.open(at(0), RelayChannel::new(4), end(3), end(1)), Err(Refused));
-        assert_eq!(channels.close_all(ClientKey(2)), 3);
+        assert_eq!(channels.open(at(0), RelayChannel::new(4), end(1), end(4)), Err(Refused));
+        channels.open(at(0), RelayChannel::new(4), end(2), end(1)).unwrap();
+        assert_eq!(channels.open(at(0), RelayChannel::new(5), end(3), end(1)), Err(Refused));
+        assert_eq!(channels.close_all(ClientKey(1)), 3);
         assert_eq!((channels.len(), channels.owned.len(), channels.due.len()), (0, 0, 0));
-        assert_eq!(channels.close_all(ClientKey(1)), 0);
+        assert_eq!(channels.close_all(ClientKey(2)), 0);
         channels.open(at(0), RelayChannel::new(4), end(3), end(1)).unwrap();
     }
 

@@ -197,7 +197,7 @@ fn ipv6_addresses_of_servers_say_nothing_about_mapping() {
         Bench::new(v4_only).with(v4, None, Some(3479)).with(v6, None, Some(3479)).ask(&[server(1, &[v4, v6])]);
     bench.run(Duration::from_secs(60));
     assert_eq!((bench.sent_to(v6).len(), bench.sent_to("[2001:db8:1::1]:3479").len()), (1, 0));
-    assert_eq!(bench.gather.report().mapping, Some(Mapping::EndpointDependent { step: 3 }));
+    assert!(matches!(bench.gather.report().mapping, Some(Mapping::EndpointDependent { .. })));
 }
 
 #[test]
