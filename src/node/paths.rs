@@ -94,7 +94,10 @@ impl Node {
                 Some(PathOutput::Probe { route, token }) => self.send_probe(now, id, route, token),
                 Some(PathOutput::Primary(route)) => self.path_chosen(now, id, route),
                 Some(PathOutput::Rest(route)) => self.rest_on(now, id, route),
-                Some(PathOutput::Doubted) => self.refresh_servers(now),
+                Some(PathOutput::Doubted) => {
+                    self.refresh_servers(now);
+                    self.renew_channels(now, id);
+                }
                 Some(PathOutput::Lost) => tracing::debug!(peer = %id.short(), "no path answers"),
             }
         }
