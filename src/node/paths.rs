@@ -16,6 +16,8 @@ use crate::wire::control::{ControlMessage, MIN_PROBE_LEN, PathMessage};
 
 /// How often traffic is looked at while there is any: what is sent and not answered must be seen well within a second.
 const TRAFFIC_TICK: Duration = Duration::from_millis(100);
+/// Nothing passed for this long: this agent may have moved meanwhile, and the servers of the peer may have been let go.
+const PAUSE: Duration = Duration::from_secs(30);
 
 impl Node {
     /// An authenticated packet came another way than the primary path.
@@ -60,9 +62,7 @@ impl Node {
 
     pub(super) fn path_timer(&mut self, now: Now, id: AgentId) {
         let Some(link) = self.link_mut(id) else { return };
-        let was_wanted = link.paths.is_wanted(now.time);
-        link.look_at_traffic(now);
-        if !was_wanted && link.paths.is_wanted(now.time) {
+        if link.look_at_traffic(now) {
             self.woken(now, id);
         }
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
@@ -200,12 +200,18 @@ impl Link {
         self.paths.primary()?.address()
     }
 
-    /// Tells the path machine what moved since the last look.
-    fn look_at_traffic(&mut self, now: Now) {
+    /// Tells the path machine what moved since the last look. Returns whether that is the first after a pause.
+    fn look_at_traffic(&mut self, now: Now) -> bool {
         let counters = &self.shared.counters;
         let moved = (counters.tx_bytes.load(Ordering::Relaxed), counters.rx_bytes.load(Ordering::Relaxed));
-        self.paths.traffic(now.time, moved.0 != self.moved.0, moved.1 != self.moved.1);
-        self.mtus.traffic(now.time, self.shared.take_long_sent(), moved.1 != self.moved.1);
+        let (sent, received) = (moved.0 != self.moved.0, moved.1 != self.moved.1);
         self.moved = moved;
+        self.paths.traffic(now.time, sent, received);
+        self.mtus.traffic(now.time, self.shared.take_long_sent(), received);
+        if !sent && !received {
+            return false;
+        }
+        let before = self.last_traffic.replace(now.time);
+        before.is_none_or(|at| now.time.since(at) >= PAUSE)
     }
 }

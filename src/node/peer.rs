@@ -113,6 +113,8 @@ pub(super) struct Link {
     pub(super) introduced: Option<Time>,
     /// Bytes sent and received when traffic was last looked at.
     pub(super) moved: (u64, u64),
+    /// When data last passed, as far as was looked.
+    pub(super) last_traffic: Option<Time>,
     pub(super) path_since: Option<Time>,
     pub(super) gave_up: Option<Time>,
     pub(super) rtt_ms: Option<f64>,
@@ -393,6 +395,7 @@ impl Node {
             search: Search::default(),
             introduced: None,
             moved: (0, 0),
+            last_traffic: None,
             path_since: None,
             gave_up: None,
             rtt_ms: None,

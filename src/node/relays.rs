@@ -253,7 +253,7 @@ impl Node {
 }
 
 impl Peer {
-    fn lists_server(&self, server: AgentId) -> bool {
+    pub(super) fn lists_server(&self, server: AgentId) -> bool {
         self.record.record().rendezvous.iter().any(|reference| reference.id == server)
     }
 }

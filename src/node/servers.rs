@@ -106,6 +106,11 @@ impl Server {
         super::peer::is_usable(address) && (self.borrowed.is_none() || !address.ip().is_loopback())
     }
 
+    /// When it is let go, if it is a borrowed one that nobody wants any more.
+    fn returned_at(&self) -> Option<Time> {
+        self.borrowed.map(|wanted| wanted + BORROWED_FOR)
+    }
+
     /// Its place in the forwarding snapshot: control messages only.
     pub(super) fn fib_entry(&self) -> Option<(TunnelIndex, Arc<FibPeer>)> {
         let link = self.link.as_ref()?;
@@ -254,8 +259,11 @@ impl Node {
 
     /// Does what is due with one server.
     pub(super) fn server_timer(&mut self, now: Now, id: AgentId) {
+        if self.servers.get(&id).and_then(Server::returned_at).is_some_and(|end| end <= now.time) {
+            self.want_longer(id);
+        }
         let Some(server) = self.servers.get_mut(&id) else { return };
-        if server.borrowed.is_some_and(|wanted| now.time.since(wanted) >= BORROWED_FOR) {
+        if server.returned_at().is_some_and(|end| end <= now.time) {
             return self.drop_server(now, id);
         }
         let next = if server.addresses.is_empty() {
@@ -266,8 +274,16 @@ impl Node {
             self.keep_session(now, id)
         };
         if let Some(server) = self.servers.get(&id) {
-            let end = server.borrowed.map(|wanted| wanted + BORROWED_FOR);
-            self.timers.set(TimerKind::Server(id), [next, end].into_iter().flatten().min());
+            self.timers.set(TimerKind::Server(id), [next, server.returned_at()].into_iter().flatten().min());
+        }
+    }
+
+    /// A borrowed server is kept while there is traffic with a peer that lists it.
+    fn want_longer(&mut self, id: AgentId) {
+        let listing = self.peers.values().filter(|peer| peer.lists_server(id));
+        let last = listing.filter_map(|peer| peer.link.as_ref()?.last_traffic).max();
+        if let Some(wanted) = self.servers.get_mut(&id).and_then(|server| server.borrowed.as_mut()) {
+            *wanted = last.map_or(*wanted, |last| last.max(*wanted));
         }
     }
 

@@ -69,13 +69,23 @@ impl Pair {
     /// # Panics
     /// When they cannot register, or do not come to trust each other.
     pub fn new(rng: SimRng, sites: [SiteOptions; 2], servers: usize) -> Self {
-        let mut pair = Self::strangers(rng, sites, servers);
-        let [a, b] = pair.agents;
-        pair.world.trust(a, b);
-        pair
+        Self::registered(rng, sites, servers, |_, server| server < servers)
     }
 
-    fn strangers(mut rng: SimRng, sites: [SiteOptions; 2], servers: usize) -> Self {
+    /// The same, each with a server of its own: who wants to reach the other connects to the other's.
+    ///
+    /// # Panics
+    /// When they cannot register, or do not come to trust each other.
+    pub fn with_a_server_each(rng: SimRng, sites: [SiteOptions; 2]) -> Self {
+        Self::registered(rng, sites, 2, |agent, server| agent == server)
+    }
+
+    fn registered(
+        mut rng: SimRng,
+        sites: [SiteOptions; 2],
+        servers: usize,
+        uses: impl Fn(usize, usize) -> bool,
+    ) -> Self {
         let mut world = World::with_rng(rng.fork());
         let has_v6 = sites.iter().any(|site| site.has_v6);
         let public = world.net.add_site(&SiteOptions { has_v6, ..home(NatKind::None) });
@@ -83,12 +93,18 @@ impl Pair {
             world.add_server(&public, ServerOptions::default());
         }
         let sites = sites.map(|options| world.net.add_site(&options));
-        let agents = sites.each_ref().map(|site| add_agent(&mut world, site));
+        let agents = [0, 1].map(|agent| {
+            let used = world.servers.iter().enumerate().filter(|(server, _)| uses(agent, *server));
+            let rendezvous = used.map(|(_, server)| server.reference()).collect();
+            world.add_host_at(&sites[agent], HostOptions { rendezvous, ..HostOptions::default() })
+        });
         let mut pair = Self { world, agents, sites, pings: Default::default(), rng };
         pair.world.advance_until(REGISTER_LIMIT, |world| agents.iter().all(|agent| is_registered(world, *agent)));
         assert!(agents.iter().all(|agent| is_registered(&pair.world, *agent)), "both are registered everywhere");
         // What the STUN servers have to say is known by then.
         pair.world.advance(REGISTER_LIMIT);
+        let [a, b] = pair.agents;
+        pair.world.trust(a, b);
         pair
     }
 

@@ -55,6 +55,34 @@ fn another_relay_takes_over_within_two_seconds() {
 }
 
 #[test]
+fn a_relay_of_the_peer_is_kept_as_long_as_there_is_traffic() {
+    let replay = Replay::seed_or(1);
+    let mut pair = Pair::with_a_server_each(replay.rng(), [NatKind::SymmetricRandom; 2].map(jittery_home));
+    pair.talk(SECOND * 5);
+    let start = pair.world.elapsed();
+    pair.talk(SECOND * 600);
+    pair.listen(SECOND);
+    assert_eq!(pair.kinds(), [PathKind::Relayed; 2]);
+    assert_eq!(pair.lost_and_repeated(), (0, 0));
+    assert!(pair.longest_gap(start) <= SECOND + SECOND / 10, "{:?}", pair.longest_gap(start));
+}
+
+#[test]
+fn a_relay_of_the_peer_is_there_after_a_pause_and_a_move() {
+    let p95 = measure("pause and move, a server each", |rng| {
+        let mut pair = Pair::with_a_server_each(rng, [NatKind::SymmetricRandom; 2].map(jittery_home));
+        // Into the second session, so that there still is one after the pause.
+        pair.talk(SECOND * 130);
+        pair.world.advance(SECOND * 100);
+        let elsewhere = pair.world.net.add_site(&jittery_home(NatKind::SymmetricRandom));
+        pair.world.move_host(pair.agents[0], &elsewhere);
+        pair.world.advance(SECOND * 10);
+        first_packets(&mut pair)
+    });
+    assert!(p95 < SECOND * 2, "{p95:?}");
+}
+
+#[test]
 fn agents_restarted_without_servers_meet_where_one_is_public() {
     for public in [0, 1] {
         let mut kinds = [NatKind::PortRestricted; 2];
