@@ -55,6 +55,10 @@ counters! {
     drop_in_relay,
     /// Probes over the budget for probes: they will be sent later.
     drop_out_probe,
+    /// Requests for the records of peers' servers over the budget for them: they will be sent later.
+    drop_out_record_request,
+    /// Rendezvous servers of peers for which there was no room.
+    drop_servers_full,
     /// Datagrams of no known kind.
     drop_in_unknown_kind,
     /// STUN messages that answer nothing this agent asked.

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::PeerPath;
 use crate::identity::{AgentId, is_overlay};
 use crate::policy::FlowTable;
+use crate::time::Time;
 use crate::tunnel::{Tunnel, TunnelIndex};
 
 /// The forwarding snapshot.
@@ -65,6 +66,31 @@ pub struct SharedPeer {
     confirmed: AtomicBool,
     /// Packets on their way to, or in, the queue for a session.
     waiting: AtomicUsize,
+    /// Packets that came another way than the primary path, of which the control plane is told.
+    pub(super) heard_elsewhere: Allowance<16>,
+    /// Control messages.
+    pub(super) control: Allowance<64>,
+}
+
+/// So many in a tenth of a second.
+#[derive(Debug, Default)]
+pub(super) struct Allowance<const MOST: u64> {
+    /// The tenth of a second that is counted, and how many there were in it.
+    state: AtomicU64,
+}
+
+impl<const MOST: u64> Allowance<MOST> {
+    const COUNT_BITS: u32 = 16;
+
+    /// Whether there is room for one more.
+    pub(super) fn take(&self, now: Time) -> bool {
+        let period = u64::try_from(now.since_origin().as_millis() / 100).unwrap_or(u64::MAX) << Self::COUNT_BITS;
+        let next = |state: u64| {
+            let count = state.checked_sub(period).filter(|count| *count <= MOST).unwrap_or_default();
+            (count < MOST).then_some(period + count + 1)
+        };
+        self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
 }
 
 /// IPv4 addresses are local aliases: each host has its own for itself and for every peer.
@@ -199,6 +225,8 @@ impl SharedPeer {
             active: AtomicBool::new(false),
             confirmed: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
+            heard_elsewhere: Allowance::default(),
+            control: Allowance::default(),
         }
     }
 

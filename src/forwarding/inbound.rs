@@ -124,17 +124,18 @@ impl Inbound {
         }
         self.tell_control_plane(run, notices);
         let Some(packet) = out.get_mut(..opened.len).filter(|packet| !packet.is_empty()) else {
-            return heard(run, path, true, notices);
+            return heard(now, run, path, true, notices);
         };
         let Ok(view) = IpView::parse(&*packet) else { return self.counters.drop_in_malformed.increment() };
         let (len, opens_tcp) = (view.total_len(), is_tcp_syn(&view));
         let onward = self.admit(now, fib, run.peer, &view);
-        heard(run, path, !matches!(onward, Onward::Control), notices);
+        heard(now, run, path, !matches!(onward, Onward::Control), notices);
         match onward {
             // 5. control messages leave for the control plane
             Onward::Control => {
                 let (peer, packet, newest) = (run.peer.id, view.packet.to_vec(), opened.newest);
-                if !notices.notice(Notice::Control { peer, packet, newest, path }) {
+                let taken = run.peer.shared.control.take(now);
+                if !taken || !notices.notice(Notice::Control { peer, packet, newest, path }) {
                     self.counters.drop_notices.increment();
                 }
             }
@@ -265,10 +266,11 @@ impl Inbound {
     }
 }
 
-/// Tells the control plane of packets that came another way than the primary path, once per run of each kind.
-fn heard(run: &mut Run<'_>, path: PeerPath, data: bool, notices: &mut dyn NoticeSink) {
+/// Tells the control plane of packets that came another way than the primary path, once per run of each kind, and not
+/// at any rate: a peer can send from as many ports as it likes.
+fn heard(now: Time, run: &mut Run<'_>, path: PeerPath, data: bool, notices: &mut dyn NoticeSink) {
     let last = if data { &mut run.data_from } else { &mut run.control_from };
-    if !last.is_some_and(|last| last.is_same_way(&path)) {
+    if !last.is_some_and(|last| last.is_same_way(&path)) && run.peer.shared.heard_elsewhere.take(now) {
         *last = Some(path);
         notices.notice(Notice::HeardElsewhere { peer: run.peer.id, path, data });
     }

@@ -307,6 +307,25 @@ fn a_confirmed_session_is_told_until_it_is_heard() {
 }
 
 #[test]
+fn a_peer_that_changes_its_address_with_every_packet_does_not_fill_the_queue() {
+    let mut bench = Bench::new(true, None);
+    bench.notices.peers.clear();
+    let packet = udp(bench.peer.into(), bench.own.into(), 80);
+    // It is never where it was last: data from there is from elsewhere each time.
+    bench
+        .fib
+        .route(bench.peer.into())
+        .unwrap()
+        .shared
+        .path
+        .store(Some(Arc::new(PeerPath::direct(address("192.0.2.99:1")))));
+    (0..1000).for_each(|_| drop(bench.peer_sends(&packet)));
+    let elsewhere = |notice: &&Notice| matches!(notice, Notice::HeardElsewhere { .. });
+    let told = bench.notices.peers.iter().filter(elsewhere).count();
+    assert_eq!(told, 16);
+}
+
+#[test]
 fn a_packet_from_a_new_address_is_reported() {
     let mut bench = Bench::new(true, None);
     bench.notices.peers.clear();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::limits::MAX_ADDRESSES;
 use super::peer::Usable;
+use super::servers::Server;
 use super::{Node, TimerKind};
 use crate::identity::AgentId;
 use crate::path;
@@ -19,6 +20,9 @@ const TELL_AGAIN: [Duration; 2] = [Duration::from_millis(300), Duration::from_mi
 const MAX_LISTS: u32 = 10;
 /// See [`MAX_LISTS`].
 const LISTS_WINDOW: Duration = Duration::from_secs(10);
+
+/// Addresses at which servers see this agent, of those it tells: as many as it has servers of its own.
+const MAX_OBSERVED: usize = 4;
 
 /// What was told to a peer.
 #[derive(Debug, Default)]
@@ -50,7 +54,7 @@ impl Node {
         let hosts = self.local_addresses.iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(*ip, self.port));
         let mut all: Vec<Candidate> = hosts.map(|address| Candidate { kind: CandidateKind::Host, address }).collect();
         let given = self.port_mapped.into_iter().map(|address| (CandidateKind::PortMapped, address));
-        let seen = self.servers.values().filter_map(super::servers::Server::observed).chain(self.mapped_addresses());
+        let seen = self.mapped_addresses().chain(self.observed_addresses().take(MAX_OBSERVED));
         for (kind, address) in given.chain(seen.map(|address| (CandidateKind::ServerReflexive, address))) {
             if all.len() < MAX_PATH_CANDIDATES && !all.iter().any(|known| known.address == address) {
                 all.push(Candidate { kind, address });
@@ -69,8 +73,7 @@ impl Node {
         if let Some(measured) = self.gather.report().mapping {
             return measured;
         }
-        let seen: Vec<SocketAddr> =
-            self.servers.values().filter_map(super::servers::Server::observed).filter(SocketAddr::is_ipv4).collect();
+        let seen: Vec<SocketAddr> = self.observed_addresses().filter(SocketAddr::is_ipv4).collect();
         match seen.as_slice() {
             [] => Mapping::Unknown,
             [one] if self.local_addresses.contains(&one.ip()) => Mapping::EndpointIndependent,
@@ -78,6 +81,13 @@ impl Node {
             [first, rest @ ..] if rest.iter().all(|other| other == first) => Mapping::EndpointIndependent,
             _ => Mapping::EndpointDependent { step: 0 },
         }
+    }
+
+    /// Where servers see this agent. Those of peers count only where it has none of its own: everybody is told of it, and
+    /// one peer's servers must not choose what the others hear.
+    fn observed_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        let borrowed = self.servers.values().all(Server::is_borrowed);
+        self.servers.values().filter(move |server| server.is_borrowed() == borrowed).filter_map(Server::observed)
     }
 
     /// The gateway has begun or ceased to let others in.
@@ -165,7 +175,7 @@ impl Node {
         let to_try: Vec<path::Candidate> = candidates.iter().filter_map(|it| to_try(usable, it)).collect();
         link.paths.candidates_received(now.time, to_try.iter().copied());
         peer.note_candidates(usable, to_try.iter().filter_map(|candidate| candidate.route.address()));
-        self.store(id);
+        self.store_hint(now, id);
         self.search_may_help(now, id, moved);
         self.carry_out_paths(now, id);
     }

@@ -79,7 +79,7 @@ impl Node {
             }
             ControlMessage::Rendezvous(RendezvousMessage::Introduction { sealed, observed }) => {
                 let allowed = self.link_mut(id).is_some_and(|link| link.hellos_received.take(now.time, HELLO_RATE));
-                self.introduction_passed(now, allowed, observed, &sealed);
+                self.introduction_passed(now, allowed, observed, path.endpoint, &sealed);
             }
             ControlMessage::Rendezvous(_) => self.counters.drop_control_invalid.increment(),
         }

@@ -73,7 +73,7 @@ impl Node {
         if let Some(link) = &mut peer.link {
             link.stopped = false;
         }
-        self.store(id);
+        self.store_hint(now, id);
         self.handshake_heard(now, id, &datagram.path);
         self.arm_tunnel_timer(id);
     }

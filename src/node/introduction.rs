@@ -142,19 +142,27 @@ impl Node {
         if !self.introductions.allow(now.time, source) {
             return self.counters.drop_introduction_rate.increment();
         }
-        self.open_introduction(now, source, &datagram.data);
+        self.open_introduction(now, source, source, &datagram.data);
     }
 
     /// An introduction that a server or a peer passed on, from an agent it says it saw at `observed`. Who passes on has a
-    /// rate of its own: it must not use up what strangers may send, nor choose whose share it uses.
-    pub(super) fn introduction_passed(&mut self, now: Now, allowed: bool, observed: SocketAddr, sealed: &[u8]) {
+    /// rate of its own: it must not use up what strangers may send. Nor may it choose whose share of the waiting requests
+    /// it uses, unless it is a server that this agent's owner chose: it is at `share_of`.
+    pub(super) fn introduction_passed(
+        &mut self,
+        now: Now,
+        allowed: bool,
+        observed: SocketAddr,
+        share_of: SocketAddr,
+        sealed: &[u8],
+    ) {
         if !allowed {
             return self.counters.drop_introduction_rate.increment();
         }
-        self.open_introduction(now, observed, sealed);
+        self.open_introduction(now, observed, share_of, sealed);
     }
 
-    fn open_introduction(&mut self, now: Now, source: SocketAddr, sealed: &[u8]) {
+    fn open_introduction(&mut self, now: Now, source: SocketAddr, share_of: SocketAddr, sealed: &[u8]) {
         let introduction = match Introduction::open(sealed, &self.tunnel_secret, &self.id) {
             Ok(introduction) => introduction,
             Err(error) => {
@@ -175,15 +183,22 @@ impl Node {
         if refused {
             return self.counters.drop_introduction_refused.increment();
         }
-        if !self.peers.contains_key(&id) && !self.make_room(source) {
+        if !self.peers.contains_key(&id) && !self.make_room(share_of) {
             return self.counters.drop_introduction_full.increment();
         }
-        self.introduction_verified(now, id, introduction, source);
+        self.introduction_verified(now, id, introduction, source, share_of);
     }
 
-    fn introduction_verified(&mut self, now: Now, id: AgentId, introduction: Introduction, source: SocketAddr) {
+    fn introduction_verified(
+        &mut self,
+        now: Now,
+        id: AgentId,
+        introduction: Introduction,
+        source: SocketAddr,
+        share_of: SocketAddr,
+    ) {
         let time_ms = introduction.time_ms;
-        let request = Request { reason: introduction.reason, received: now.unix_s(), from: Some(source) };
+        let request = Request { reason: introduction.reason, received: now.unix_s(), from: Some(share_of) };
         let grant = Grant { ports: introduction.request.ports, ttl_s: introduction.request.ttl_s };
         let replay = self.peers.get(&id).is_some_and(|peer| peer.last_introduction_ms >= time_ms);
         if replay {

@@ -34,6 +34,15 @@ pub(super) const MESSAGE_RATE: u32 = 500;
 pub(super) const HELLO_RATE: u32 = 8;
 /// Probes of all paths to all peers, a second: a home router takes a few hundred new mappings a second without harm.
 pub(super) const PROBE_RATE: u32 = 256;
+/// Probes of paths to one peer that may not exist, a second: two bursts of all 32.
+pub(super) const PEER_PROBE_RATE: u32 = 64;
+/// Doubts, a second, for which every server is asked where it sees this agent: a peer can raise as many as it likes.
+pub(super) const DOUBT_RATE: u32 = 2;
+/// Requests for records that go where peers say that their servers are, a second: a kilobyte each, to somebody who may
+/// not have asked for it.
+pub(super) const RECORD_REQUEST_RATE: u32 = 16;
+/// Writes to disk, a second, of what a peer can change at will and a restart can do without.
+pub(super) const HINT_RATE: u32 = 4;
 
 /// When an unanswered message goes out again: doubling from `first` up to `longest`.
 pub(super) fn backoff(attempt: u32, first: Duration, longest: Duration) -> Duration {

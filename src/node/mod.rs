@@ -59,7 +59,9 @@ pub use table_sizes::NodeTableSizes;
 pub use timers::TimerKind;
 
 use crate::limits::{Bucket, RateLimiter};
-use limits::{INITIATION_RATES, INTRODUCTION_RATES, KNOWN_INITIATION_RATES, PROBE_RATE};
+use limits::{
+    DOUBT_RATE, INITIATION_RATES, INTRODUCTION_RATES, KNOWN_INITIATION_RATES, PROBE_RATE, RECORD_REQUEST_RATE,
+};
 use peer::Peer;
 use servers::Server;
 use timers::Timers;
@@ -225,6 +227,10 @@ pub struct Node {
     searching: Option<AgentId>,
     /// For probes of all paths to all peers.
     probe_budget: Bucket,
+    /// For requests to where peers say that their servers are.
+    record_requests: Bucket,
+    /// For doubts that have servers look where this agent is.
+    doubts: Bucket,
     counters: Arc<Counters>,
     rng: Box<dyn CryptoRng + Send>,
     outputs: VecDeque<Output>,
@@ -270,6 +276,8 @@ impl Node {
             extra_sockets: HashMap::new(),
             searching: None,
             probe_budget: Bucket::full(now.time, PROBE_RATE),
+            doubts: Bucket::full(now.time, DOUBT_RATE),
+            record_requests: Bucket::full(now.time, RECORD_REQUEST_RATE),
             counters: config.counters,
             rng: config.rng,
             outputs: VecDeque::new(),

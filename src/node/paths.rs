@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::limits::PROBE_RATE;
+use super::limits::{DOUBT_RATE, PEER_PROBE_RATE, PROBE_RATE};
 use super::peer::Link;
 use super::{Node, TimerKind};
 use crate::forwarding::PeerPath;
@@ -99,11 +99,13 @@ impl Node {
             let link = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut());
             match link.and_then(|link| link.paths.poll_output()) {
                 None => break,
-                Some(PathOutput::Probe { route, token }) => self.send_probe(now, id, route, token),
+                Some(PathOutput::Probe { route, token, is_vital }) => self.send_probe(now, id, route, token, is_vital),
                 Some(PathOutput::Primary(route)) => self.path_chosen(now, id, route),
                 Some(PathOutput::Rest(route)) => self.rest_on(now, id, route),
                 Some(PathOutput::Doubted) => {
-                    self.refresh_servers(now);
+                    if self.doubts.take(now.time, DOUBT_RATE) {
+                        self.refresh_servers(now);
+                    }
                     self.renew_channels(now, id);
                 }
                 Some(PathOutput::Lost) => tracing::debug!(peer = %id.short(), "no path answers"),
@@ -114,8 +116,12 @@ impl Node {
         self.consider_search(now, id);
     }
 
-    fn send_probe(&mut self, now: Now, id: AgentId, route: Route, token: u64) {
-        if !self.probe_budget.take(now.time, PROBE_RATE) {
+    fn send_probe(&mut self, now: Now, id: AgentId, route: Route, token: u64, is_vital: bool) {
+        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
+        // Where a peer is known to answer, others must not be able to keep this agent from asking.
+        let allowed =
+            is_vital || link.probes.take(now.time, PEER_PROBE_RATE) && self.probe_budget.take(now.time, PROBE_RATE);
+        if !allowed {
             return self.counters.drop_out_probe.increment();
         }
         let probe = PathMessage::Probe { token, length: MIN_PROBE_LEN };
@@ -148,7 +154,7 @@ impl Node {
             link.time_to_direct_ms = Some(now.time.since(since).as_secs_f64() * 1000.0);
         }
         if news {
-            self.store(id);
+            self.store_hint(now, id);
         }
     }
 

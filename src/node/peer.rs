@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use super::candidates::Told;
 use super::hard_nat::Search;
-use super::limits::{HELLO_RATE, MAX_ADDRESSES, MESSAGE_RATE};
+use super::limits::{HELLO_RATE, HINT_RATE, MAX_ADDRESSES, MESSAGE_RATE, PEER_PROBE_RATE};
 use super::relays::RelayLeg;
 use super::stored::StoredPeer;
 use super::{Node, Output, TimerKind};
@@ -113,6 +113,10 @@ pub(super) struct Link {
     pub(super) introduced: Option<Time>,
     /// Bytes sent and received when traffic was last looked at.
     pub(super) moved: (u64, u64),
+    /// For probes of paths that may not exist.
+    pub(super) probes: Bucket,
+    /// For writes to disk that a restart can do without.
+    hints: Bucket,
     /// When data last passed, as far as was looked.
     pub(super) last_traffic: Option<Time>,
     pub(super) path_since: Option<Time>,
@@ -326,6 +330,7 @@ impl Node {
                 } else {
                     self.store(id);
                 }
+                self.return_servers(now);
             }
             Some(_) => {}
         }
@@ -395,6 +400,8 @@ impl Node {
             search: Search::default(),
             introduced: None,
             moved: (0, 0),
+            probes: Bucket::full(now.time, PEER_PROBE_RATE),
+            hints: Bucket::full(now.time, HINT_RATE),
             last_traffic: None,
             path_since: None,
             gave_up: None,
@@ -453,6 +460,13 @@ impl Node {
     pub(super) fn store(&mut self, id: AgentId) {
         if let Some(peer) = self.peers.get(&id) {
             self.outputs.push_back(Output::Store(id, Some(Box::new(peer.stored()))));
+        }
+    }
+
+    /// The same for what the peer can change at will, such as where it is: not at any rate, and the next time will do.
+    pub(super) fn store_hint(&mut self, now: Now, id: AgentId) {
+        if self.link_mut(id).is_none_or(|link| link.hints.take(now.time, HINT_RATE)) {
+            self.store(id);
         }
     }
 

@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::limits::{MAX_SERVER_ADDRESSES, MAX_SERVERS, MESSAGE_RATE, backoff};
+use super::limits::{MAX_SERVER_ADDRESSES, MAX_SERVERS, MESSAGE_RATE, RECORD_REQUEST_RATE, backoff};
 use super::{Node, Output, TimerKind};
 use crate::api::RendezvousStatus;
 use crate::forwarding::{FibPeer, PeerPath, SharedPeer, StrangerDatagram};
@@ -83,9 +83,6 @@ struct ServerLink {
 
 impl Server {
     fn new(reference: RendezvousRef, borrowed: Option<Time>) -> Self {
-        // An address needs nobody to resolve it.
-        let literal = reference.address.host().trim_matches(['[', ']']).parse::<IpAddr>();
-        let address = literal.ok().map(|ip| SocketAddr::new(ip, reference.address.port()));
         let mut server = Self {
             id: reference.id,
             ipv6: overlay_ipv6(&reference.id),
@@ -97,13 +94,26 @@ impl Server {
             tries: 0,
             link: None,
         };
-        server.addresses = address.into_iter().filter(|address| server.may_be_at(*address)).collect();
+        server.addresses = server.literal_address();
         server
+    }
+
+    /// An address needs nobody to resolve it.
+    fn literal_address(&self) -> Vec<SocketAddr> {
+        let address = &self.reference.address;
+        let literal = address.host().trim_matches(['[', ']']).parse::<IpAddr>();
+        let address = literal.ok().map(|ip| SocketAddr::new(ip, address.port()));
+        address.into_iter().filter(|address| self.may_be_at(*address)).collect()
     }
 
     /// What a peer says of its servers must not make this agent talk to the services of this host.
     fn may_be_at(&self, address: SocketAddr) -> bool {
         super::peer::is_usable(address) && (self.borrowed.is_none() || !address.ip().is_loopback())
+    }
+
+    /// It is a peer's.
+    pub(super) fn is_borrowed(&self) -> bool {
+        self.borrowed.is_some()
     }
 
     /// When it is let go, if it is a borrowed one that nobody wants any more.
@@ -136,9 +146,10 @@ impl Server {
         link.shared.path.load().as_ref().map(|path| path.endpoint)
     }
 
-    /// Where to ask it by STUN; of a peer's server only `if_borrowed`.
+    /// Where to ask it by STUN; of a peer's server only `if_borrowed`, and only once it has shown that it is one.
     pub(super) fn stun(&self, if_borrowed: bool) -> Option<StunServer> {
-        let may = self.borrowed.is_some() == if_borrowed && !self.addresses.is_empty();
+        let is_known = !if_borrowed || self.endpoint().is_some();
+        let may = self.is_borrowed() == if_borrowed && is_known && !self.addresses.is_empty();
         may.then(|| StunServer { id: self.id, addresses: self.addresses.clone() })
     }
 
@@ -186,19 +197,38 @@ impl Node {
     pub(super) fn borrow_server(&mut self, now: Now, reference: &RendezvousRef) {
         match self.servers.get_mut(&reference.id) {
             Some(server) => {
-                if let Some(wanted) = &mut server.borrowed {
-                    *wanted = now.time;
+                let Some(wanted) = &mut server.borrowed else { return };
+                *wanted = now.time;
+                // It has moved, or who named it first was wrong.
+                if server.link.is_none() && server.tries > 0 && server.reference.address != reference.address {
+                    server.reference = reference.clone();
+                    server.addresses = server.literal_address();
+                    server.tries = 0;
+                    self.server_timer(now, reference.id);
                 }
             }
             None => self.add_server(now, reference.clone(), Some(now.time)),
         }
     }
 
+    /// A peer's servers are no longer what they were: those that no peer lists are let go.
+    pub(super) fn return_servers(&mut self, now: Now) {
+        let is_listed = |id: AgentId| self.peers.values().any(|peer| peer.lists_server(id));
+        let borrowed = self.servers.values().filter(|server| server.is_borrowed()).map(|server| server.id);
+        for id in borrowed.filter(|id| !is_listed(*id)).collect::<Vec<_>>() {
+            self.drop_server(now, id);
+        }
+    }
+
     fn add_server(&mut self, now: Now, reference: RendezvousRef, borrowed: Option<Time>) {
         let id = reference.id;
         // An agent one talks to is not also one's server: what is said in a session must mean one thing.
-        if id == self.id || self.peers.contains_key(&id) || self.servers.len() >= MAX_SERVERS {
+        if id == self.id || self.peers.contains_key(&id) {
             return;
+        }
+        if self.servers.len() >= MAX_SERVERS {
+            tracing::debug!(server = %id.short(), "too many rendezvous servers");
+            return self.counters.drop_servers_full.increment();
         }
         self.servers.insert(id, Server::new(reference, borrowed));
         self.server_timer(now, id);
@@ -231,6 +261,10 @@ impl Node {
     pub(super) fn refresh_servers(&mut self, now: Now) {
         for id in self.servers.keys().copied().collect::<Vec<_>>() {
             let Some(server) = self.servers.get_mut(&id) else { continue };
+            // Nobody knows whether there is one where a peer says.
+            if server.link.is_none() && server.is_borrowed() && server.tries > 0 {
+                continue;
+            }
             server.tries = 0;
             // One that is being asked anyway is not asked faster.
             let asked = server.link.as_ref().and_then(|link| link.asked);
@@ -307,7 +341,12 @@ impl Node {
             self.outputs.push_back(Output::Resolve { server: id, host: server.reference.address.clone() });
         }
         let datagram = RecordRequest { transaction: server.transaction }.emit();
-        for address in server.addresses.clone() {
+        let (addresses, is_borrowed) = (server.addresses.clone(), server.is_borrowed());
+        for address in addresses {
+            if is_borrowed && !self.record_requests.take(now.time, RECORD_REQUEST_RATE) {
+                self.counters.drop_out_record_request.increment();
+                break;
+            }
             self.transmit_on(&PeerPath::direct(address), datagram.clone());
         }
         Some(again)
@@ -495,7 +534,9 @@ impl Node {
 
     /// A message that the session proves to come from this server.
     pub(super) fn handle_server_message(&mut self, now: Now, id: AgentId, packet: &[u8], path: &PeerPath) {
-        let Some(link) = self.servers.get_mut(&id).and_then(|server| server.link.as_mut()) else { return };
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        let is_borrowed = server.is_borrowed();
+        let Some(link) = &mut server.link else { return };
         if !link.messages.take(now.time, MESSAGE_RATE) {
             return self.counters.drop_control_rate.increment();
         }
@@ -507,7 +548,8 @@ impl Node {
             RendezvousMessage::Registered { observed, relay, .. } => self.registered(now, id, observed, relay, path),
             RendezvousMessage::Introduction { sealed, observed } => {
                 let allowed = link.introductions.take(now.time, SERVER_INTRODUCTION_RATE);
-                self.introduction_passed(now, allowed, observed, &sealed);
+                let share_of = if is_borrowed { path.endpoint } else { observed };
+                self.introduction_passed(now, allowed, observed, share_of, &sealed);
             }
             RendezvousMessage::Introduced { recipient, status } => self.introduction_passed_on(recipient, status),
             RendezvousMessage::RelayOpened { peer, channel, outcome } => {
@@ -537,6 +579,7 @@ impl Node {
         let before = link.shared.path.swap(Some(Arc::new(*path)));
         if first {
             tracing::info!(server = %id.short(), "registered with the rendezvous server");
+            self.stun_servers_changed(now);
         }
         if first || !before.is_some_and(|before| before.is_same_way(path)) {
             self.relay_reached(now, id, first);

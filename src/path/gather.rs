@@ -36,6 +36,8 @@ const MAX_CONTACTS: usize = 2 * MAX_SERVERS * (2 * MAX_ADDRESSES + 3);
 const VERDICT_AFTER: Duration = Duration::from_secs(4);
 /// Events of the network come in bunches: a measurement starts this long after the last one began, at the earliest.
 const RESTART_INTERVAL: Duration = Duration::from_secs(1);
+/// Where the ports are is looked up for a peer this often at most: everybody is told of it.
+const PORTS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A server to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +91,8 @@ pub struct Gather {
     settled: bool,
     /// It is for the newest port; the NATs are the same as before.
     ports_only: bool,
+    /// When it last was for a peer.
+    ports_asked: Option<Time>,
     tests: Tests,
     sequence: u64,
     known: Known,
@@ -128,6 +132,7 @@ impl Gather {
             restart: None,
             settled: false,
             ports_only: false,
+            ports_asked: None,
             tests: Tests::Off,
             sequence: 0,
             known: Known::default(),
@@ -170,7 +175,9 @@ impl Gather {
     /// says [`Output::Changed`] when that is known. Nothing happens behind other NATs, or while a measurement runs.
     pub fn measure_ports(&mut self, now: Time) {
         let counts = matches!(self.known.mapping, Some((Mapping::EndpointDependent { step }, _)) if step != 0);
-        if counts && self.settled && self.restart.is_none() && !self.servers.is_empty() {
+        let lately = self.ports_asked.is_some_and(|at| now.since(at) < PORTS_INTERVAL);
+        if counts && self.settled && self.restart.is_none() && !self.servers.is_empty() && !lately {
+            self.ports_asked = Some(now);
             self.ports_only = true;
             self.measure_again(now);
         }

@@ -37,6 +37,8 @@ pub enum Output {
         route: Route,
         /// To be repeated in the answer.
         token: u64,
+        /// The path is known to work, or carries the data: its answer decides something.
+        is_vital: bool,
     },
     /// Data goes this way from now on.
     Primary(Route),
@@ -309,8 +311,10 @@ impl PathSet {
                     Some(_) if path.state == PathState::Working => DOUBT_INTERVAL,
                     _ => path.interval(now, primary == Some(path.candidate.route)),
                 };
+                let route = path.candidate.route;
+                let is_vital = path.state == PathState::Working || primary == Some(route);
                 let token = path.probe(now, rng.next_u64(), interval);
-                self.outputs.push_back(Output::Probe { route: path.candidate.route, token });
+                self.outputs.push_back(Output::Probe { route, token, is_vital });
             }
         }
     }

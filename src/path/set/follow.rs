@@ -40,8 +40,12 @@ impl PathSet {
     /// where a packet came from alone proves nothing.
     pub fn peer_moved(&mut self, now: Time, route: Route) {
         self.packet_received(now, route);
-        if self.primary == Some(route) || self.follows == Some(route) || self.lost {
+        if self.primary == Some(route) || self.follows == Some(route) {
             return;
+        }
+        if self.lost {
+            // Nothing is proved; where the peer's data comes from is a better guess than where nothing answers.
+            return self.choose(now, route);
         }
         self.wanted = Some(now);
         let (here, there) = (self.primary.and_then(|primary| self.quality(now, primary)), self.quality(now, route));

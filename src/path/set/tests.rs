@@ -91,7 +91,7 @@ impl Bench {
     fn drain(&mut self) {
         while let Some(output) = self.set.poll_output() {
             match output {
-                Output::Probe { route, token } => {
+                Output::Probe { route, token, .. } => {
                     self.probes += 1;
                     if let Some(rtt) = self.rtt(route) {
                         self.answers.push((self.now + rtt, token, route));
@@ -401,6 +401,17 @@ fn of_two_that_disagree_about_equal_ways_one_gives_in_first() {
         assert!(gives_in_after.contains(&bench.now.since(start).as_secs()), "{:?}", bench.now.since(start));
         assert!(bench.probes < 60, "{} probes", bench.probes);
     }
+}
+
+#[test]
+fn where_nothing_answers_the_data_of_the_peer_is_followed() {
+    let (claimed, real) = (direct("192.0.2.1:1"), direct("192.0.2.2:1"));
+    let mut bench = Bench::new(&[(claimed, None), (real, None)]);
+    bench.set.handshake_heard(bench.now, claimed);
+    bench.run(MS * 2_000, Some(MS * 50));
+    assert_eq!((bench.lost, bench.set.primary()), (1, Some(claimed)));
+    bench.set.peer_moved(bench.now, real);
+    assert_eq!(bench.set.primary(), Some(real), "what comes back goes to where the peer is, not to whom it named");
 }
 
 #[test]

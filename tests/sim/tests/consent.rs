@@ -130,7 +130,9 @@ fn a_peer_that_talks_without_end_is_slowed_down() {
         world.hosts[0].node.handle_input(now, agentnet::node::Input::AddressesChanged(vec![own]));
         world.settle();
     }
-    assert!(world.hosts[1].counters.drop_control_rate.get() > 100);
+    // Most do not get as far as the control plane.
+    let counters = &world.hosts[1].counters;
+    assert!(counters.drop_control_rate.get() + counters.drop_notices.get() > 100);
     world.advance(Duration::from_secs(30));
     assert!(world.carries_ipv6(0, 1) && world.carries_ipv6(1, 0));
 }

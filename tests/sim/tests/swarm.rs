@@ -372,8 +372,8 @@ impl Sizes {
             assert!(node.links == node.peers && node.indices == node.links + node.servers, "{node:?}");
             assert!(node.addresses <= MAX_ADDRESSES * node.peers && node.most_paths <= MAX_PATHS, "{node:?}");
             assert!(node.relays <= self.servers.len() * node.peers && node.servers <= self.servers.len(), "{node:?}");
-            // Of each peer: session, paths, candidates, hello. Of each server one, and of the agent three.
-            assert!(node.timers <= 4 * node.peers + node.servers + 3, "{node:?}");
+            // Of each peer: session, paths, candidates, search, hello. Of each server one, and of the agent three.
+            assert!(node.timers <= 5 * node.peers + node.servers + 3, "{node:?}");
             assert!(node.waiting_packets <= WAITING_PACKETS * node.peers && node.callers == 0, "{node:?}");
         }
         for server in &self.servers {

@@ -3,16 +3,20 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use agentnet::identity::{IdentityKey, RendezvousRef};
 use agentnet::wire::control::{Candidate, CandidateKind, MIN_PROBE_LEN, Mapping};
 use agentnet::wire::control::{ControlMessage, PathMessage, RendezvousMessage};
 use agentnet_sim::World;
-use agentnet_sim::net::NatKind;
+use agentnet_sim::net::{NatKind, SimRng};
 
 use super::puppet::Puppet;
 use super::{MS, SECOND, absurd, add_host, assert_bounded, take_sent};
 
 /// Probes that one agent sends in a second, to whomever (`PROBE_RATE`).
 const PROBE_RATE: usize = 256;
+
+/// Requests for records that one agent sends to where peers say (`RECORD_REQUEST_RATE`).
+const RECORD_REQUEST_RATE: usize = 16;
 
 /// How long a flood lasts.
 const FLOOD: Duration = Duration::from_secs(30);
@@ -91,7 +95,6 @@ fn a_peer_cannot_make_an_agent_flood_others() {
     assert!((1..=bound).contains(&reflected.datagrams), "{} datagrams", reflected.datagrams);
     assert!(reflected.bytes <= reflected.given, "{} bytes for {}", reflected.bytes, reflected.given);
     assert!(world.hosts[0].counters.drop_control_rate.get() > 0);
-    assert_eq!(world.hosts[0].counters.drop_out_probe.get(), 0, "others have probes left");
     assert_bounded(&world, 0, 2, 0);
     // It ends with the flood, and with the search for the puppet, which says no more.
     world.advance(SECOND * 240);
@@ -108,6 +111,35 @@ fn a_peer_that_names_others_slowly_gains_little() {
     let bound = PROBE_RATE * FLOOD.as_secs() as usize / 3;
     assert!((1..=bound).contains(&reflected.datagrams), "{} datagrams", reflected.datagrams);
     assert!(reflected.bytes <= reflected.given * LARGEST_GAIN, "{} bytes for {}", reflected.bytes, reflected.given);
+}
+
+#[test]
+fn a_peer_cannot_make_an_agent_ask_others_for_records_without_end() {
+    let (mut world, mut puppet) = world_with_peers();
+    let victim = world.hosts[0].node.id();
+    take_sent(&mut world, 0);
+    let (end, mut datagrams) = (world.elapsed() + FLOOD, 0);
+    while world.elapsed() < end {
+        let addresses = third_parties(&mut puppet).into_iter().map(|candidate| candidate.address);
+        puppet.servers = addresses.take(4).map(|address| somebody_at(&mut puppet.rng, address)).collect();
+        // A record with a handshake has its servers asked; a packet after a pause has, too.
+        let introduction = puppet.introduction(&world, 0, Vec::new());
+        let to = world.address(0);
+        puppet.sends(&mut world, to, &introduction);
+        let hello = puppet.hello(&world);
+        puppet.says(&mut world, victim, &hello);
+        world.advance(MS * 100);
+        puppet.attends(&mut world);
+        datagrams += take_sent(&mut world, 0).iter().filter(|(to, _)| is_third_party(to)).count();
+    }
+    let sizes = world.hosts[0].node.table_sizes();
+    println!("{datagrams} requests to others in {FLOOD:?}, {} servers", sizes.servers);
+    assert!((1..=RECORD_REQUEST_RATE * (FLOOD.as_secs() as usize + 1)).contains(&datagrams), "{datagrams} requests");
+    assert!(sizes.servers <= 4, "{sizes:?}");
+}
+
+fn somebody_at(rng: &mut SimRng, address: SocketAddr) -> RendezvousRef {
+    RendezvousRef { id: IdentityKey::from_seed(rng.bytes()).id(), address: address.to_string().parse().unwrap() }
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub(crate) struct Puppet {
     sequence: u64,
     indices: IndexTable<()>,
     sessions: Vec<Session>,
+    /// Of its next records.
+    pub(crate) servers: Vec<RendezvousRef>,
     /// Bytes that reached it.
     pub(crate) received: usize,
     /// Bytes it sent.
@@ -65,6 +67,7 @@ impl Puppet {
             sequence: 1,
             indices: IndexTable::new(),
             sessions: Vec::new(),
+            servers: Vec::new(),
             received: 0,
             sent: 0,
         }
@@ -90,7 +93,7 @@ impl Puppet {
             sequence: self.sequence,
             expires: world.now().unix_s() + RECORD_LIFE_S,
             tunnel_key: self.secret.public(),
-            rendezvous: Vec::new(),
+            rendezvous: self.servers.clone(),
             name: None,
             capabilities: Vec::new(),
             versions: VersionRange { min: 1, max: 1 },
