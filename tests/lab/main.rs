@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod broken_paths;
 mod control;
 mod idle;
 mod internet;
@@ -18,6 +19,7 @@ mod layouts;
 mod leftovers;
 mod matrix;
 mod netcheck;
+mod outages;
 mod path_mtu;
 mod restart;
 mod roaming;
