@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::AgentId;
 
-pub use netcheck::{FamilyCheck, FilteringWord, MappingWord, Netcheck};
+pub use netcheck::{
+    FamilyCheck, FilteringWord, MappingProtocol, MappingWord, Netcheck, PortMappingCheck, PortMappingState,
+};
 
 /// What a caller is told when something did not work: code for programs, message and hint for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

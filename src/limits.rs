@@ -43,6 +43,12 @@ impl RateLimiter {
         Self { rates, total: Bucket::full(Time::ZERO, rates.total), networks: HashMap::new() }
     }
 
+    /// How many source networks are counted, those of a while ago among them.
+    #[must_use]
+    pub fn networks(&self) -> usize {
+        self.networks.len()
+    }
+
     /// Whether one more from this source passes now.
     pub fn allow(&mut self, now: Time, source: SocketAddr) -> bool {
         let network = source_network(source.ip());

@@ -103,6 +103,8 @@ counters! {
     handshakes,
     /// Handshakes given up without an answer.
     handshakes_unanswered,
+    /// Probes of paths sent, those of searches included.
+    probes,
     /// Searches for a way through NATs that give every destination another port.
     hard_nat_attempts,
     /// Probes sent in those searches.
@@ -198,7 +200,7 @@ counters! {
     drop_introductions_kept,
     /// Relay channels refused, for whatever reason.
     drop_relay_open,
-    /// Relay channels that were not used for an hour, or lost one of their ends.
+    /// Relay channels that were not used for an hour, lost one of their ends, or gave way to a newer one of the same two clients.
     drop_channels_closed,
     /// Relay frames that do not parse or carry no WireGuard message.
     drop_relay_invalid,

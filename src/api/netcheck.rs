@@ -30,6 +30,9 @@ pub struct Netcheck {
     pub hairpinning: Option<bool>,
     /// The NATs for IPv4, in words.
     pub nat: String,
+    /// What the default gateway was asked for.
+    #[serde(default)]
+    pub port_mapping: PortMappingCheck,
     /// The rendezvous servers; `rtt_ms` as measured now where they answered.
     pub rendezvous: Vec<RendezvousStatus>,
     /// What stands in the way of direct paths.
@@ -45,6 +48,50 @@ pub struct FamilyCheck {
     pub mapped: Option<SocketAddr>,
     /// Whether something translates addresses in between.
     pub behind_nat: Option<bool>,
+}
+
+/// What the default gateway was asked to let in, in [`Netcheck`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMappingCheck {
+    /// How it went.
+    pub state: PortMappingState,
+    /// The gateway.
+    pub gateway: Option<IpAddr>,
+    /// The protocol it answered.
+    pub protocol: Option<MappingProtocol>,
+    /// Others reach this agent here.
+    pub address: Option<SocketAddr>,
+    /// Why there is no mapping, or why the last one was not renewed.
+    pub reason: Option<String>,
+}
+
+/// How asking for a port mapping went, in [`PortMappingCheck`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PortMappingState {
+    /// Switched off by the configuration.
+    #[default]
+    Off,
+    /// There is no default gateway for IPv4.
+    NoGateway,
+    /// The gateway has not answered yet.
+    Asking,
+    /// The gateway gave none.
+    None,
+    /// There is one.
+    Mapped,
+}
+
+/// Protocols to ask a gateway for a port, in [`PortMappingCheck`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MappingProtocol {
+    /// Port Control Protocol (RFC 6887).
+    Pcp,
+    /// NAT Port Mapping Protocol (RFC 6886).
+    NatPmp,
+    /// UPnP Internet Gateway Device.
+    Upnp,
 }
 
 /// How NATs map (RFC 4787, section 4.1), in [`Netcheck`].

@@ -32,6 +32,9 @@ pub(super) struct AgentArgs {
     /// Range that IPv4 aliases come from [default: 100.64.0.0/10]
     #[arg(long, value_name = "CIDR")]
     ipv4_range: Option<String>,
+    /// Whether to ask the default gateway to let others in, by PCP, NAT-PMP or UPnP: on or off [default: on]
+    #[arg(long, value_name = "on|off")]
+    port_mapping: Option<String>,
     #[command(flatten)]
     file: FileArgs,
 }
@@ -67,6 +70,7 @@ impl AgentArgs {
         set(Key::Rendezvous, self.rendezvous.clone());
         set(Key::Discovery, self.discovery.iter().cloned().collect());
         set(Key::Ipv4Range, self.ipv4_range.iter().cloned().collect());
+        set(Key::PortMapping, self.port_mapping.iter().cloned().collect());
         Ok(settings)
     }
 
@@ -85,6 +89,7 @@ impl AgentArgs {
             ("--port", &self.port),
             ("--discovery", &self.discovery),
             ("--ipv4-range", &self.ipv4_range),
+            ("--port-mapping", &self.port_mapping),
         ] {
             if let Some(value) = value {
                 add(flag, value.as_ref());
@@ -234,6 +239,7 @@ mod tests {
             "--port=-1",
             "--discovery=none",
             "--ipv4-range=10.0.0.0/8",
+            "--port-mapping=off",
             "--rendezvous=x",
             "--rendezvous=--y",
             "--config=/etc/a b.toml",

@@ -3,9 +3,11 @@
 use std::io::{self, Write};
 
 use super::client::{Client, block_on};
-use super::output::{Failure, Output, Page};
+use super::output::{Failure, Output, Page, clean};
 use super::{Global, human};
-use crate::api::{FamilyCheck, FilteringWord, MappingWord, Netcheck};
+use crate::api::{
+    FamilyCheck, FilteringWord, MappingProtocol, MappingWord, Netcheck, PortMappingCheck, PortMappingState,
+};
 
 /// Show how this host looks from outside: UDP, addresses, NAT, servers
 #[derive(Debug, clap::Args)]
@@ -32,6 +34,7 @@ fn show(page: &mut Page, found: &Netcheck) -> io::Result<()> {
             "hosts behind the NAT cannot reach each other from outside",
         ),
     )?;
+    page.field("gateway", &port_mapping(&found.port_mapping))?;
     if !found.rendezvous.is_empty() {
         writeln!(page)?;
         let row = |server: &crate::api::RendezvousStatus| {
@@ -95,6 +98,27 @@ fn filtering(filtering: Option<FilteringWord>) -> &'static str {
     }
 }
 
+fn port_mapping(check: &PortMappingCheck) -> String {
+    let gateway = human::optional(check.gateway, |gateway| gateway.to_string());
+    let protocol = match check.protocol {
+        Some(MappingProtocol::Pcp) => "PCP",
+        Some(MappingProtocol::NatPmp) => "NAT-PMP",
+        Some(MappingProtocol::Upnp) => "UPnP",
+        None => "not known",
+    };
+    let address = human::optional(check.address, |address| address.to_string());
+    match check.state {
+        PortMappingState::Off => "not asked to let others in: port_mapping is off".to_owned(),
+        PortMappingState::NoGateway => "there is none".to_owned(),
+        PortMappingState::Asking => format!("{gateway} is being asked to let others in"),
+        PortMappingState::Mapped => format!("{gateway} lets others in at {address} ({protocol})"),
+        PortMappingState::None => {
+            let reason = check.reason.as_deref().map_or_else(String::new, |reason| format!(": {}", clean(reason)));
+            format!("{gateway} does not let others in{reason}")
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::output::testing::rendered;
@@ -106,7 +130,8 @@ mod tests {
             r#"{"udp":true,"ipv4":{"local":["192.168.1.2"],"mapped":"203.0.113.9:41641","behind_nat":true},
             "ipv6":{"local":[],"mapped":null,"behind_nat":null},"mapping":"endpoint_independent",
             "mapping_certain":true,"port_step":null,"port_preserved":true,"filtering":"address_and_port_dependent",
-            "hairpinning":false,"nat":"easy: one port for all destinations","rendezvous":[
+            "hairpinning":false,"port_mapping":{"state":"mapped","gateway":"192.168.1.1","protocol":"nat_pmp",
+            "address":"203.0.113.9:41641","reason":null},"nat":"easy: one port for all destinations","rendezvous":[
             {"id":"47pjoycnsrfmxikm95jh13y88e8qnhzu5kungjpxyepgt7a8krpy","address":"r.example:41641",
             "state":"connected","rtt_ms":12.34}],"advice":[]}"#,
         )
@@ -119,6 +144,7 @@ mod tests {
           mapping    one port for all destinations, and it is the agent's own
           filtering  lets in whom this host sent to, from that port only
           hairpin    hosts behind the NAT cannot reach each other from outside
+          gateway    192.168.1.1 lets others in at 203.0.113.9:41641 (NAT-PMP)
 
         SERVER      ADDRESS          STATE      ROUND TRIP
         47pjoycnsr  r.example:41641  connected  12.3 ms
@@ -141,10 +167,26 @@ mod tests {
           mapping    not known
           filtering  not known; it takes a server with two addresses to tell
           hairpin    not known
+          gateway    not asked to let others in: port_mapping is off
 
           problem    there is nobody to ask
           hint       name one
         ");
+    }
+
+    #[test]
+    fn a_gateway_that_gives_nothing_is_shown_with_what_it_said() {
+        let check = |state, reason: Option<&str>| PortMappingCheck {
+            state,
+            gateway: "192.168.1.1".parse().ok(),
+            reason: reason.map(str::to_owned),
+            ..PortMappingCheck::default()
+        };
+        let text = |state, reason| port_mapping(&check(state, reason));
+        assert_eq!(text(PortMappingState::NoGateway, None), "there is none");
+        assert_eq!(text(PortMappingState::Asking, None), "192.168.1.1 is being asked to let others in");
+        assert_eq!(text(PortMappingState::None, None), "192.168.1.1 does not let others in");
+        assert_eq!(text(PortMappingState::None, Some("no\u{1b}")), "192.168.1.1 does not let others in: no\u{fffd}");
     }
 
     #[test]

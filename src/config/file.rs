@@ -114,6 +114,7 @@ fn example(key: Key) -> &'static str {
         Key::Rendezvous => "[\"AGENTID@rendezvous.example.org:41641\"]",
         Key::Discovery => "[\"lan\"]",
         Key::Ipv4Range => "\"100.64.0.0/10\"",
+        Key::PortMapping => "\"off\"",
         Key::StateDir => "\"/var/lib/agentnet\"",
         Key::Socket => "\"/run/agentnet/agentnet.sock\"",
         Key::LogLevel => "\"info\"",

@@ -110,6 +110,8 @@ keys! {
     Discovery "discovery" List Some("--discovery"), "AGENTNET_DISCOVERY",
         "ways to find other agents: lan, rendezvous, dht, or none";
     Ipv4Range "ipv4_range" Text Some("--ipv4-range"), "AGENTNET_IPV4_RANGE", "range that IPv4 aliases come from";
+    PortMapping "port_mapping" Text Some("--port-mapping"), "AGENTNET_PORT_MAPPING",
+        "whether to ask the default gateway to let others in: on or off";
     StateDir "state_dir" Text Some("--state-dir"), "AGENTNET_STATE_DIR", "directory of identity, trust and log";
     Socket "socket" Text Some("--socket"), "AGENTNET_SOCKET", "path of the control socket";
     LogLevel "log_level" Text None, "AGENTNET_LOG", "error, warn, info, debug, trace, off, or a list of target=level";
@@ -302,6 +304,8 @@ pub struct Config {
     pub discovery: Setting<Vec<DiscoveryKind>>,
     /// Range of the IPv4 aliases; host bits are zero.
     pub ipv4_range: Setting<Ipv4Net>,
+    /// Whether the default gateway is asked for a port mapping.
+    pub port_mapping: Setting<bool>,
     /// State directory, an absolute path.
     pub state_dir: Setting<PathBuf>,
     /// Control socket, an absolute path.
@@ -348,6 +352,8 @@ impl Config {
             Key::Discovery if self.discovery.value.is_empty() => "none".to_owned(),
             Key::Discovery => joined(self.discovery.value.iter().map(|kind| kind.as_str())),
             Key::Ipv4Range => self.ipv4_range.value.to_string(),
+            Key::PortMapping if self.port_mapping.value => "on".to_owned(),
+            Key::PortMapping => "off".to_owned(),
             Key::StateDir => self.state_dir.value.display().to_string(),
             Key::Socket => self.socket.value.display().to_string(),
             Key::LogLevel => self.log_level.value.clone(),
@@ -366,6 +372,7 @@ impl Config {
             Key::Rendezvous => &self.rendezvous.origin,
             Key::Discovery => &self.discovery.origin,
             Key::Ipv4Range => &self.ipv4_range.origin,
+            Key::PortMapping => &self.port_mapping.origin,
             Key::StateDir => &self.state_dir.origin,
             Key::Socket => &self.socket.origin,
             Key::LogLevel => &self.log_level.origin,

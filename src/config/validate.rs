@@ -58,6 +58,7 @@ pub(super) fn validate(settings: &Settings) -> Result<Config, Invalid> {
         rendezvous: check.setting(Key::Rendezvous, Vec::new(), rendezvous),
         discovery: check.setting(Key::Discovery, Vec::new(), discovery),
         ipv4_range: check.ipv4_range(),
+        port_mapping: check.setting(Key::PortMapping, true, one(on_or_off)),
         state_dir,
         socket,
         log_level: check.setting(Key::LogLevel, DEFAULT_LOG_LEVEL.to_owned(), one(log_level)),
@@ -246,6 +247,14 @@ fn ipv4_range(text: &str) -> Result<Ipv4Net, Refusal> {
     Ok(range)
 }
 
+fn on_or_off(text: &str) -> Result<bool, Refusal> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => refuse(format!("{text:?} is neither on nor off"), "give `on` or `off`"),
+    }
+}
+
 fn absolute_path(text: &str) -> Result<PathBuf, Refusal> {
     let path = Path::new(text);
     if !path.is_absolute() {
@@ -347,6 +356,7 @@ mod tests {
                 "rendezvous= default",
                 "discovery=none default",
                 "ipv4_range=100.64.0.0/10 default",
+                "port_mapping=on default",
                 "state_dir=/var/lib/agentnet default",
                 "socket=/run/agentnet/agentnet.sock default",
                 "log_level=info default",
@@ -417,6 +427,7 @@ mod tests {
         assert_eq!(refused(Key::LogLevel, "inof").hint, "did you mean `info`?");
         assert!(refused(Key::LogLevel, "a=nonsense").message.contains("not a log filter"));
         assert_eq!(refused(Key::LogFormat, "jsn").hint, "did you mean `json`?");
+        assert_eq!(refused(Key::PortMapping, "yes").message, "\"yes\" is neither on nor off");
         assert_eq!(refused(Key::Discovery, "lna").hint, "did you mean `lan`?");
         assert!(refused(Key::Discovery, "none,lan").message.contains("beside others"));
         assert!(refused(Key::Rendezvous, "example.org:1").message.contains("names no rendezvous server"));
@@ -433,10 +444,12 @@ mod tests {
             (Key::LogLevel, "info,agentnet::node=debug"),
             (Key::LogFormat, "json"),
             (Key::Discovery, "none"),
+            (Key::PortMapping, "off"),
         ]))
         .unwrap();
         assert_eq!(config.mtu.value, Some(MIN_MTU));
         assert_eq!(config.log_format.value, LogFormat::Json);
+        assert!(!config.port_mapping.value);
         assert_eq!(Config::from_settings(&flags(&[(Key::Port, "0")])).unwrap().port.value, None);
         assert_eq!(Config::from_settings(&flags(&[(Key::Mtu, "65472")])).unwrap().mtu.value, Some(MAX_MTU));
     }

@@ -9,17 +9,19 @@ use agentnet_platform::udp::{DatagramSocket, LocalEnd, SocketId};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::control_socket::{Ask, Request};
-use super::host::transport_addresses;
+use super::host::{default_gateway, transport_addresses};
 use super::now;
 use super::packet_threads::Shared;
+use super::port_mapping::PortMapper;
 use super::resolver::{Resolved, Resolver};
 use super::sleep_detector::SleepDetector;
 use super::store::{Changes, Store};
 use crate::api::{
-    Error, ErrorCode, HealthEntry, InterfaceStatus, PingRequest, SelfStatus, Started, Status, TicketDocument,
+    Error, ErrorCode, HealthEntry, InterfaceStatus, PingRequest, PortMappingCheck, SelfStatus, Started, Status,
+    TicketDocument,
 };
 use crate::config::{Config, Key};
 use crate::forwarding::{Notice, StrangerDatagram};
@@ -41,6 +43,7 @@ pub(super) struct Queues {
     pub(super) ended: mpsc::Receiver<String>,
     pub(super) resolved: mpsc::Receiver<Resolved>,
     pub(super) network_events: mpsc::Receiver<NetworkEvent>,
+    pub(super) port_mapping: watch::Receiver<PortMappingCheck>,
 }
 
 type Answer = oneshot::Sender<Result<Value, Error>>;
@@ -62,6 +65,9 @@ pub(super) struct EventLoop {
     store: Store,
     shared: Shared,
     resolver: Resolver,
+    port_mapper: Option<PortMapper>,
+    /// What it says.
+    port_mapping: PortMappingCheck,
     own: Own,
     started_at: Time,
     /// Why the disk did not take the last change.
@@ -79,12 +85,21 @@ enum Stop {
 }
 
 impl EventLoop {
-    pub(super) fn new(node: Node, store: Store, shared: Shared, resolver: Resolver, own: Own) -> Self {
+    pub(super) fn new(
+        node: Node,
+        store: Store,
+        shared: Shared,
+        resolver: Resolver,
+        port_mapper: Option<PortMapper>,
+        own: Own,
+    ) -> Self {
         Self {
             node,
             store,
             shared,
             resolver,
+            port_mapper,
+            port_mapping: PortMappingCheck::default(),
             own,
             started_at: now().time,
             store_error: None,
@@ -97,6 +112,7 @@ impl EventLoop {
     /// Runs until asked to stop.
     pub(super) async fn run(&mut self, mut queues: Queues, network: &Network) -> Result<(), Error> {
         let mut signals = Signals::new()?;
+        self.port_mapping = queues.port_mapping.borrow().clone();
         let stop = loop {
             self.drain();
             if let Some(stop) = self.step(&mut queues, &mut signals, network).await {
@@ -105,6 +121,9 @@ impl EventLoop {
         };
         self.node.shut_down(now());
         self.drain();
+        if let Some(port_mapper) = self.port_mapper.take() {
+            port_mapper.stop().await;
+        }
         match stop {
             Stop::Asked => Ok(()),
             Stop::Failed(why) => Err(Error::new(
@@ -148,6 +167,10 @@ impl EventLoop {
                 }
                 self.network_changed(matters, network).await;
             }
+            Ok(()) = queues.port_mapping.changed() => {
+                self.port_mapping = queues.port_mapping.borrow_and_update().clone();
+                self.node.handle_input(now(), Input::PortMapped(self.port_mapping.address));
+            }
             Some(datagram) = queues.strangers.recv() => {
                 self.node.handle_input(now(), Input::Stranger(datagram));
                 for _ in 1..INPUTS_PER_DRAIN {
@@ -159,6 +182,9 @@ impl EventLoop {
         if asleep.was_asleep() {
             tracing::info!("the host was asleep");
             self.node.handle_input(now(), Input::NetworkChanged);
+            if let Some(port_mapper) = &self.port_mapper {
+                port_mapper.woke_up();
+            }
         }
         None
     }
@@ -195,6 +221,9 @@ impl EventLoop {
             Ok(layout) => {
                 let addresses = transport_addresses(&layout);
                 self.node.handle_input(now(), Input::AddressesChanged(addresses));
+                if let Some(port_mapper) = &self.port_mapper {
+                    port_mapper.network_changed(default_gateway(&layout), matters);
+                }
             }
             Err(error) => tracing::warn!(%error, "the network cannot be looked at"),
         }
@@ -246,7 +275,10 @@ impl EventLoop {
                 Output::Event(Event::Ping { token, result }) => {
                     self.answer_later(token, result.and_then(|reply| to_value(&reply)));
                 }
-                Output::Event(Event::Netcheck { token, document }) => self.answer_later(token, to_value(&document)),
+                Output::Event(Event::Netcheck { token, mut document }) => {
+                    document.port_mapping = self.port_mapping.clone();
+                    self.answer_later(token, to_value(&document));
+                }
                 Output::Resolve { server, host } => self.resolver.resolve(server, host),
                 Output::Store(..) | Output::StoreSequence(_) | Output::Fib(_) => {}
             }

@@ -85,6 +85,17 @@ pub(super) fn transport_addresses(layout: &HostLayout) -> Vec<IpAddr> {
     addresses
 }
 
+/// Where packets for the internet go first. `None` where they go straight into a link, a VPN's perhaps.
+pub(super) fn default_gateway(layout: &HostLayout) -> Option<Ipv4Addr> {
+    let is_default = |net: &IpNet| matches!(net, IpNet::V4(net) if net.prefix_len() == 0);
+    // The system lists the one that counts first.
+    let route = layout.routes.iter().find(|route| route.table == MAIN_TABLE && is_default(&route.destination))?;
+    match route.gateway? {
+        IpAddr::V4(ip) if !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast() => Some(ip),
+        _ => None,
+    }
+}
+
 fn overlay_links(layout: &HostLayout) -> HashSet<u32> {
     let overlay = |net: &IpNet| matches!(net.addr(), IpAddr::V6(v6) if is_overlay(v6));
     let addressed = layout.addresses.iter().filter(|(_, net)| overlay(net)).map(|(index, _)| *index);
@@ -175,6 +186,29 @@ mod tests {
         assert_eq!(overlay_routes(&layout), OverlayRoutes::Foreign);
         layout.routes.push(route("fd61:6e74::/32", 6, ROUTE_PROTOCOL));
         assert_eq!(overlay_routes(&layout), OverlayRoutes::OtherAgent);
+    }
+
+    #[test]
+    fn the_gateway_is_that_of_the_first_default_route() {
+        let mut layout = host();
+        assert_eq!(default_gateway(&layout), None, "a link without a next hop");
+        let through = |destination: &str, gateway: &str, table| Route {
+            gateway: gateway.parse().ok(),
+            table,
+            ..route(destination, 2, 4)
+        };
+        layout.routes.push(through("0.0.0.0/0", "192.0.2.2", MAIN_TABLE));
+        assert_eq!(default_gateway(&layout), None, "another route counts");
+        layout.routes = vec![
+            through("0.0.0.0/0", "192.0.2.3", 100),
+            through("::/0", "fe80::1", MAIN_TABLE),
+            through("10.0.0.0/8", "192.0.2.4", MAIN_TABLE),
+            through("0.0.0.0/0", "192.0.2.1", MAIN_TABLE),
+            through("0.0.0.0/0", "192.0.2.2", MAIN_TABLE),
+        ];
+        assert_eq!(default_gateway(&layout), Some(Ipv4Addr::new(192, 0, 2, 1)));
+        layout.routes = vec![through("0.0.0.0/0", "0.0.0.0", MAIN_TABLE)];
+        assert_eq!(default_gateway(&layout), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod host;
 mod listener;
 mod packet_threads;
 mod permission;
+mod port_mapping;
 mod relay_thread;
 mod rendezvous;
 mod resolver;

@@ -1,6 +1,7 @@
 //! From a configuration to a running agent, and back: everything taken from the host is given back in reverse order.
 
 use std::io::Write;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use agentnet_platform::network::{Configured, HostLayout, InterfaceConfig, Network, NetworkError};
@@ -13,8 +14,11 @@ use tokio::sync::mpsc;
 
 use super::control_socket::{ControlSocket, REQUEST_QUEUE};
 use super::event_loop::{EventLoop, Own, Queues};
-use super::host::{OverlayRoutes, free_ipv4_range, interface_mtu, overlay_routes, transport_addresses};
+use super::host::{
+    OverlayRoutes, default_gateway, free_ipv4_range, interface_mtu, overlay_routes, transport_addresses,
+};
 use super::packet_threads::{NOTICE_QUEUE, PacketThreads, STRANGER_QUEUE, Shared};
+use super::port_mapping::{PortMapper, switched_off};
 use super::resolver::Resolver;
 use super::state_dir::{StateDir, unusable};
 use super::store::{Changes, Loaded, Store};
@@ -125,6 +129,13 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
     let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE);
     let (ended, ended_queue) = mpsc::channel(2);
     let (resolver, resolved) = Resolver::new();
+    let (port_mapper, port_mapping) = match NonZeroU16::new(host.sockets.port()) {
+        Some(port) if config.port_mapping.value => {
+            let (mapper, found) = PortMapper::start(port, default_gateway(&host.layout));
+            (Some(mapper), found)
+        }
+        _ => (None, switched_off()),
+    };
     let queues = Queues {
         notices: notice_queue,
         strangers: stranger_queue,
@@ -132,6 +143,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         ended: ended_queue,
         resolved,
         network_events: host.network.events().map_err(|error| interface_failed(&error.to_string()))?,
+        port_mapping,
     };
     let fib = Arc::new(ArcSwap::from_pointee(Fib::new(node.ipv6(), None, None, [])));
     let shared = Shared {
@@ -156,7 +168,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
     };
     tracing::info!(id = %node.id(), interface = host.tun.name(), port = started.port, "agent started");
     let own = Own { config, started: started.clone(), mtu: host.mtu, tun: host.tun.index(), health: start.health };
-    let mut event_loop = EventLoop::new(node, start.store, shared, resolver, own);
+    let mut event_loop = EventLoop::new(node, start.store, shared, resolver, port_mapper, own);
     if background {
         report_ready(started);
     }

@@ -24,14 +24,15 @@ pub(super) struct Told {
 }
 
 impl Node {
-    /// Where this agent may be reached: its own addresses, then those that servers see.
+    /// Where this agent may be reached: its own addresses, the one its gateway gave it, then those that servers see.
     pub(super) fn own_candidates(&self) -> Vec<Candidate> {
         let hosts = self.local_addresses.iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(*ip, self.port));
         let mut all: Vec<Candidate> = hosts.map(|address| Candidate { kind: CandidateKind::Host, address }).collect();
-        let seen = self.servers.values().filter_map(super::servers::Server::observed);
-        for address in seen.chain(self.mapped_addresses()) {
+        let given = self.port_mapped.into_iter().map(|address| (CandidateKind::PortMapped, address));
+        let seen = self.servers.values().filter_map(super::servers::Server::observed).chain(self.mapped_addresses());
+        for (kind, address) in given.chain(seen.map(|address| (CandidateKind::ServerReflexive, address))) {
             if all.len() < MAX_PATH_CANDIDATES && !all.iter().any(|known| known.address == address) {
-                all.push(Candidate { kind: CandidateKind::ServerReflexive, address });
+                all.push(Candidate { kind, address });
             }
         }
         all
@@ -55,6 +56,14 @@ impl Node {
             [_] => Mapping::Unknown,
             [first, rest @ ..] if rest.iter().all(|other| other == first) => Mapping::EndpointIndependent,
             _ => Mapping::EndpointDependent { step: 0 },
+        }
+    }
+
+    /// The gateway has begun or ceased to let others in.
+    pub(super) fn port_mapped(&mut self, now: Now, address: Option<SocketAddr>) {
+        if self.port_mapped != address {
+            self.port_mapped = address;
+            self.own_candidates_changed(now);
         }
     }
 

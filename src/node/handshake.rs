@@ -194,6 +194,7 @@ impl Node {
         } else if let Ok(initiation) = Initiation::try_from(datagram.as_slice())
             && refreshed.initiation
         {
+            self.check_servers(now);
             self.transmit_everywhere(now, id, &initiation);
             self.introduce_through_peers(now, id);
         } else if !datagram.is_empty()

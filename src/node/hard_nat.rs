@@ -177,7 +177,16 @@ impl Node {
             && !link.search.seen.is_empty()
             && self.search_plan(link).is_something()
             && link.shared.tunnel.lock().has_session(now.time);
-        self.link_mut(id)?.search.machine.poll_begin(now.time, is_needed)
+        let is_paired = matches!(self.search_plan(link), Plan::Paired { .. });
+        let machine = &mut self.link_mut(id)?.search.machine;
+        let was_needed = machine.is_needed();
+        let due = machine.poll_begin(now.time, is_needed);
+        if due.is_some() && !was_needed && is_paired {
+            // Both must aim well, and what they know of each other's ports may be from long before. (An easy peer aims
+            // at a mapping this side has for it already: an older port is the better one to count from.)
+            self.measure_ports(now);
+        }
+        due
     }
 
     fn carry_out_search(&mut self, now: Now, id: AgentId) {
@@ -225,6 +234,7 @@ impl Node {
         let probe = PathMessage::Probe { token: self.rng.next_u64(), length: MIN_PROBE_LEN };
         let packet = ControlMessage::Path(probe).emit(self.ipv6, peer.ipv6);
         if let Some(datagram) = self.seal_for(now, id, &packet) {
+            self.counters.probes.increment();
             self.counters.hard_nat_probes.increment();
             self.transmit_on(&PeerPath { socket, ..PeerPath::direct(destination.into()) }, datagram);
         }

@@ -33,6 +33,7 @@ mod report;
 mod resolve;
 mod servers;
 mod stored;
+mod table_sizes;
 mod timers;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -54,6 +55,7 @@ use crate::tunnel::IndexTable;
 
 pub use commands::{Command, Reply};
 pub use stored::{StoredError, StoredPeer};
+pub use table_sizes::NodeTableSizes;
 pub use timers::TimerKind;
 
 use crate::limits::{Bucket, RateLimiter};
@@ -106,6 +108,8 @@ pub enum Input {
     Stranger(StrangerDatagram),
     /// Local unicast addresses changed; without those of overlays.
     AddressesChanged(Vec<IpAddr>),
+    /// The gateway lets others in at this address, or (`None`) no longer.
+    PortMapped(Option<SocketAddr>),
     /// Something else about the network changed, a default route perhaps; or the host was asleep.
     NetworkChanged,
     /// The name of a rendezvous server was looked up.
@@ -205,6 +209,8 @@ pub struct Node {
     indices: IndexTable<AgentId>,
     timers: Timers,
     pings: HashMap<u64, commands::PendingPing>,
+    /// Where the gateway lets others in.
+    port_mapped: Option<SocketAddr>,
     gather: Gather,
     /// Where its answers come from, as packet threads know it.
     stun_sources: Vec<SocketAddr>,
@@ -254,6 +260,7 @@ impl Node {
             indices: IndexTable::new(),
             timers: Timers::default(),
             pings: HashMap::new(),
+            port_mapped: None,
             gather,
             stun_sources: Vec::new(),
             netchecks: Vec::new(),
@@ -307,6 +314,7 @@ impl Node {
             Input::Notice(notice) => self.handle_notice(now, notice),
             Input::Stranger(datagram) => self.handle_stranger(now, &datagram),
             Input::AddressesChanged(addresses) => self.handle_addresses(now, addresses),
+            Input::PortMapped(address) => self.port_mapped(now, address),
             Input::NetworkChanged => self.handle_network_change(now),
             Input::Resolved { server, addresses } => self.server_resolved(now, server, addresses),
             Input::SocketsOpened { peer, sockets } => self.sockets_opened(now, peer, sockets),

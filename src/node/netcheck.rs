@@ -6,7 +6,10 @@ use std::time::Duration;
 use super::commands::Reply;
 use super::limits::MAX_NETCHECKS;
 use super::{Event, Node, Output, TimerKind};
-use crate::api::{Error, ErrorCode, FamilyCheck, FilteringWord, HealthEntry, MappingWord, Netcheck, RendezvousStatus};
+use crate::api::{
+    Error, ErrorCode, FamilyCheck, FilteringWord, HealthEntry, MappingWord, Netcheck, PortMappingCheck,
+    RendezvousStatus,
+};
 use crate::forwarding::{PeerPath, StrangerDatagram};
 use crate::path::{Filtering, GatherOutput, MappingBasis, NetReport, ServerState, StunServer};
 use crate::time::Now;
@@ -32,6 +35,12 @@ impl Node {
     pub(super) fn measure_again(&mut self, now: Now) {
         self.gather.set_local_addresses(&self.local_addresses);
         self.gather.network_changed(now.time);
+        self.carry_out_gather(now);
+    }
+
+    /// A peer is about to guess this agent's ports.
+    pub(super) fn measure_ports(&mut self, now: Now) {
+        self.gather.measure_ports(now.time);
         self.carry_out_gather(now);
     }
 
@@ -135,13 +144,14 @@ impl Node {
             port_preserved: report.port_preserved,
             filtering: report.filtering.map(filtering_word),
             hairpinning: report.hairpinning,
+            port_mapping: PortMappingCheck::default(),
             nat: nat_in_words(&report).to_owned(),
             rendezvous: self.measured_servers(&report),
             advice: Vec::new(),
         };
         let own = self.servers.values().filter_map(|server| server.stun(false));
         let asked_v6 = own.flat_map(|server| server.addresses).any(|address| address.is_ipv6());
-        document.advice = advice(&document, self.port, asked_v6);
+        document.advice = advice(&document, self.port, asked_v6, self.port_mapped.is_some());
         document
     }
 
@@ -197,7 +207,7 @@ fn nat_in_words(report: &NetReport) -> &'static str {
 }
 
 /// What a user can do about what was found.
-fn advice(found: &Netcheck, port: u16, asked_v6: bool) -> Vec<HealthEntry> {
+fn advice(found: &Netcheck, port: u16, asked_v6: bool, port_mapped: bool) -> Vec<HealthEntry> {
     let mut advice = Vec::new();
     let mut say = |code: &str, message: &str, hint: String| {
         advice.push(HealthEntry { code: code.to_owned(), message: message.to_owned(), hint });
@@ -208,9 +218,10 @@ fn advice(found: &Netcheck, port: u16, asked_v6: bool) -> Vec<HealthEntry> {
     } else if found.udp == Some(false) {
         let hint = "allow UDP from this host to the servers' addresses in every firewall in between".to_owned();
         say("udp_blocked", "no server answered over UDP", hint);
-    } else if found.mapping == Some(MappingWord::EndpointDependent) {
+    } else if found.mapping == Some(MappingWord::EndpointDependent) && !port_mapped {
         let message = "the NAT gives every destination another port, so that many peers are reached through a relay";
-        let hint = format!("forward UDP port {port} to this host in the router, or use IPv6");
+        let hint =
+            format!("switch PCP or UPnP on in the router, forward UDP port {port} to this host there, or use IPv6");
         say("hard_nat", message, hint);
     } else if found.udp == Some(true) && found.ipv4.mapped.is_some() && found.mapping_certain != Some(true) {
         let hint = "name a second rendezvous server with an address of its own".to_owned();
@@ -234,6 +245,7 @@ mod tests {
     use crate::identity::{AgentId, IdentityKey, RendezvousRef, TunnelSecret};
     use crate::node::{Command, Input, NodeConfig};
     use crate::time::Time;
+    use crate::wire::control::CandidateKind;
     use crate::wire::stun::{ServerAddresses, respond};
 
     const MS: Duration = Duration::from_millis(1);
@@ -342,6 +354,30 @@ mod tests {
         assert_eq!(found.nat, "easy: one port for all destinations");
         assert_eq!(found.rendezvous.iter().map(|server| server.rtt_ms).collect::<Vec<_>>(), [Some(20.0), Some(20.0)]);
         assert_eq!(codes(found), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn what_the_gateway_gave_is_told_to_peers_until_it_is_gone() {
+        let mut bench = Bench::new(&["192.0.2.1:41641", "192.0.2.2:41641"], 2);
+        bench.run(MS * 100);
+        let kinds = |bench: &Bench, address: SocketAddr| -> Vec<CandidateKind> {
+            let all = bench.node.own_candidates().into_iter();
+            all.filter(|candidate| candidate.address == address).map(|candidate| candidate.kind).collect()
+        };
+        let [seen, other] = ["203.0.113.9:4000", "203.0.113.9:50000"].map(|text| text.parse().unwrap());
+        for (given, expected) in [
+            (Some(other), [vec![CandidateKind::ServerReflexive], vec![CandidateKind::PortMapped]]),
+            (Some(seen), [vec![CandidateKind::PortMapped], vec![]]),
+            (None, [vec![CandidateKind::ServerReflexive], vec![]]),
+        ] {
+            let before = bench.node.candidates_sequence;
+            bench.node.handle_input(bench.now, Input::PortMapped(given));
+            assert_eq!([kinds(&bench, seen), kinds(&bench, other)], expected, "{given:?}");
+            let told = bench.node.candidates_sequence;
+            assert!(told > before, "peers are told");
+            bench.node.handle_input(bench.now, Input::PortMapped(given));
+            assert_eq!(bench.node.candidates_sequence, told, "once");
+        }
     }
 
     #[test]

@@ -116,6 +116,7 @@ impl Node {
             return self.counters.drop_out_probe.increment();
         }
         let probe = PathMessage::Probe { token, length: MIN_PROBE_LEN };
+        self.counters.probes.increment();
         self.send_control_on(now, id, &ControlMessage::Path(probe), route);
     }
 

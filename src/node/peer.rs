@@ -361,7 +361,7 @@ impl Node {
             wanted_since: None,
             connecting_since: None,
             established: None,
-            paths: PathSet::new(),
+            paths: PathSet::new().leading(self.id < id),
             mtus: PathMtus::new(interface_mtu),
             relays: BTreeMap::new(),
             told: Told::default(),

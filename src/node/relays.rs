@@ -50,7 +50,12 @@ impl Node {
             if !link.relays.contains_key(&server) && link.relays.len() >= MAX_RELAYS {
                 return None;
             }
-            link.relays.insert(server, RelayLeg { channel, open: true, used: now.time, refused: None });
+            let leg = RelayLeg { channel, open: true, used: now.time, refused: None };
+            let before = link.relays.insert(server, leg);
+            // The one before may be closed by now.
+            if before.is_some_and(|before| before.channel != channel) {
+                self.reroute(now, id, server);
+            }
         }
         Some(route)
     }
@@ -176,12 +181,13 @@ impl Node {
         }
     }
 
-    /// If the peer's data goes through this relay, it goes by the channel and to the address that hold now.
+    /// If the peer's data goes through this relay, or rests there, it goes by the channel and to the address that hold now.
     fn reroute(&mut self, now: Now, id: AgentId, server: AgentId) {
         let route = Route::Relayed(server);
         let Some(path) = self.path_of(now, id, route) else { return };
         let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) else { return };
-        if link.paths.primary() == Some(route) {
+        let taken = link.shared.path.load().as_ref().and_then(|path| self.route_of(path));
+        if link.paths.primary() == Some(route) || taken == Some(route) {
             link.shared.path.store(Some(Arc::new(path)));
         }
     }

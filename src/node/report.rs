@@ -142,18 +142,18 @@ impl Node {
             let plan = self.search_plan(link);
             steps.extend(search_step(plan, link.search.report()));
             let path = path_status(now, peer, self.mtu);
-            let rtt = path.rtt_ms.map_or_else(String::new, |rtt| format!(", {rtt:.2} ms"));
+            let measured = measured_text(&path, self.mtu);
             let since = link.path_since.map(|at| self.at_ms(at));
             if let Some(loss) = link.paths.last_loss() {
                 steps.push(loss_step(self, now, &loss));
             }
             if let Some(via) = path.via {
                 let (code, hint) = why_relayed(now, link, plan);
-                steps.push(step("path", true, format!("through the relay of {}{rtt}", via.short()), since));
+                steps.push(step("path", true, format!("through the relay of {}{measured}", via.short()), since));
                 return answer(Verdict::Relayed, steps, code, hint);
             }
             let endpoint = path.endpoint.map_or_else(|| "unknown".to_owned(), |endpoint| endpoint.to_string());
-            steps.push(step("path", true, format!("direct, {endpoint}{rtt}"), since));
+            steps.push(step("path", true, format!("direct, {endpoint}{measured}"), since));
             return answer(Verdict::Direct, steps, "ok", "");
         }
         let servers = self.servers_of(peer);
@@ -244,6 +244,12 @@ fn search_step(plan: Plan, report: HardNatReport) -> Option<WhyStep> {
     };
     let HardNatReport { attempts, probes, .. } = report;
     Some(step("probe", report.found, format!("{nats}; {attempts} attempts, {probes} probes, {how}"), None))
+}
+
+/// The round trip of a path, and how long packets may be where that is less than the interface takes.
+fn measured_text(path: &PathStatus, interface_mtu: u32) -> String {
+    let rtt = path.rtt_ms.map_or_else(String::new, |rtt| format!(", {rtt:.2} ms"));
+    if path.mtu < interface_mtu { format!("{rtt}, packets of up to {} bytes", path.mtu) } else { rtt }
 }
 
 /// A path that died is named, with the gap it left.

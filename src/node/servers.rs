@@ -41,6 +41,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 const RESOLVE_RETRY: Duration = Duration::from_secs(1);
 /// Introductions one server may pass on, a second: what it kept comes four at a time.
 const SERVER_INTRODUCTION_RATE: u32 = 8;
+/// While a handshake with a peer draws no answer, servers are asked whether they still see this agent where it was, this
+/// often at most: a lost registration shows within a round trip, and many peers that are away cost no more than one.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a server of a peer is kept after it was last wanted: as long as an idle session lives.
 const BORROWED_FOR: Duration = Duration::from_secs(180);
 
@@ -233,6 +236,18 @@ impl Node {
             if in_session {
                 self.register(now, id, true);
             }
+            self.server_timer(now, id);
+        }
+    }
+
+    /// A handshake draws no answer. A NAT of this agent's may have forgotten it, and then relays take nothing from it.
+    pub(super) fn check_servers(&mut self, now: Now) {
+        let is_old = |link: &ServerLink| {
+            link.asked.is_none() && link.registered.is_some_and(|at| now.time.since(at) >= CHECK_INTERVAL)
+        };
+        let old = self.servers.values().filter(|server| server.link.as_ref().is_some_and(is_old));
+        for id in old.map(|server| server.id).collect::<Vec<_>>() {
+            self.register(now, id, true);
             self.server_timer(now, id);
         }
     }
@@ -444,9 +459,15 @@ impl Node {
             return self.counters.drop_handshake_invalid.increment();
         }
         self.counters.handshakes.increment();
-        link.shared.path.store(Some(Arc::new(datagram.path)));
-        if link.registered.is_none() {
+        let before = link.shared.path.swap(Some(Arc::new(datagram.path)));
+        let registered = link.registered.is_some();
+        let moved = registered && !before.is_some_and(|before| before.is_same_way(&datagram.path));
+        if moved || !registered {
             self.register(now, id, false);
+        }
+        if moved {
+            // It sees this agent elsewhere from now on, and takes no frames from where it was.
+            self.relay_reached(now, id, false);
         }
         self.server_timer(now, id);
     }

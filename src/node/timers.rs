@@ -53,6 +53,11 @@ impl Timers {
         }
     }
 
+    /// How many are set.
+    pub(super) fn len(&self) -> usize {
+        self.due.len()
+    }
+
     /// The earliest timer.
     pub(super) fn next(&self) -> Option<(Time, TimerKind)> {
         self.order.first().copied()

@@ -87,6 +87,8 @@ pub struct Gather {
     restart: Option<Time>,
     /// Everybody had the time to answer this measurement; what it did not confirm is forgotten.
     settled: bool,
+    /// It is for the newest port; the NATs are the same as before.
+    ports_only: bool,
     tests: Tests,
     sequence: u64,
     known: Known,
@@ -125,6 +127,7 @@ impl Gather {
             started: None,
             restart: None,
             settled: false,
+            ports_only: false,
             tests: Tests::Off,
             sequence: 0,
             known: Known::default(),
@@ -159,6 +162,21 @@ impl Gather {
             self.tests = Tests::Off;
             return;
         }
+        self.ports_only = false;
+        self.measure_again(now);
+    }
+
+    /// A peer is about to guess this host's ports, which it can where a NAT counts them: looks again how far it is, and
+    /// says [`Output::Changed`] when that is known. Nothing happens behind other NATs, or while a measurement runs.
+    pub fn measure_ports(&mut self, now: Time) {
+        let counts = matches!(self.known.mapping, Some((Mapping::EndpointDependent { step }, _)) if step != 0);
+        if counts && self.settled && self.restart.is_none() && !self.servers.is_empty() {
+            self.ports_only = true;
+            self.measure_again(now);
+        }
+    }
+
+    fn measure_again(&mut self, now: Time) {
         let earliest = self.started.map_or(now, |at| at + RESTART_INTERVAL);
         self.restart = Some(earliest.max(now));
     }
@@ -324,7 +342,7 @@ impl Gather {
     fn advance(&mut self, now: Time) {
         let samples = self.samples();
         let found = find_mapping(&samples, &self.local, self.port);
-        if found.is_some() {
+        if found.is_some() && !self.is_less_than_known(found) {
             self.known.mapping = found;
         }
         if let (Some((Mapping::EndpointDependent { .. }, _)), Some(newest)) = (found, samples.last()) {
@@ -350,7 +368,17 @@ impl Gather {
         self.known.udp = (!self.requests.is_empty()).then(|| has_answer(true) || has_answer(false));
         self.known.mapped_v4 = self.known.mapped_v4.filter(|_| has_answer(true));
         self.known.mapped_v6 = self.known.mapped_v6.filter(|_| has_answer(false));
-        self.known.mapping = found;
+        if !self.is_less_than_known(found) {
+            self.known.mapping = found;
+        }
+        if std::mem::take(&mut self.ports_only) {
+            self.announced = Announced::default();
+        }
+    }
+
+    /// Servers whose mappings are kept in use are seen at old ports: how a NAT counts showed when all were new.
+    fn is_less_than_known(&self, found: Option<(Mapping, MappingBasis)>) -> bool {
+        self.ports_only && matches!(found, None | Some((Mapping::EndpointDependent { .. }, _)))
     }
 
     /// Nobody who has not answered yet counts any more.
@@ -407,11 +435,10 @@ impl Gather {
     /// Further IPv4 addresses of servers that answered, the most telling ones first: another IP address and port, then
     /// one of both.
     fn alternates(&self) -> Vec<(AgentId, SocketAddr)> {
-        let with_other =
-            self.requests.iter().filter(|request| request.purpose == Purpose::Server).filter_map(|request| {
-                let other = request.seen?.other.filter(|other| is_credible(request.to, *other))?;
-                Some((request.server, request.to, other))
-            });
+        let with_other = self.compared().filter(|request| request.purpose == Purpose::Server).filter_map(|request| {
+            let other = request.seen?.other.filter(|other| is_credible(request.to, *other))?;
+            Some((request.server, request.to, other))
+        });
         let mut alternates: Vec<(AgentId, SocketAddr)> = Vec::new();
         for (server, to, other) in with_other {
             let mixed = [SocketAddr::new(to.ip(), other.port()), SocketAddr::new(other.ip(), to.port())];

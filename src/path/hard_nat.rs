@@ -245,6 +245,12 @@ impl HardNat {
         self.kept.iter().chain(opened).copied()
     }
 
+    /// Whether an attempt would help, as [`poll_begin`](Self::poll_begin) was told last.
+    #[must_use]
+    pub fn is_needed(&self) -> bool {
+        self.needed_since.is_some()
+    }
+
     /// When the next attempt is due, given whether it would help now.
     pub fn poll_begin(&mut self, now: Time, is_needed: bool) -> Option<Time> {
         if !is_needed || self.running.is_some() {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rand_core::CryptoRng;
 
-use self::probed::{FRESH_FOR, Path};
+use self::follow::Disagreement;
+use self::probed::Path;
 use super::candidate::{Candidate, CandidateKind, Route};
 use super::loss::PathLoss;
 use super::score::Quality;
@@ -84,6 +85,10 @@ pub struct PathSet {
     doubted: Option<Time>,
     /// Where the peer's data came from, while the primary path is doubted for it.
     follows: Option<Route>,
+    /// The peer's data comes by another route than the primary one.
+    disagreement: Option<Disagreement>,
+    /// This side gives in last.
+    leads: bool,
     /// The first sign that made it doubted.
     silent_since: Time,
     /// The doubt was said.
@@ -110,6 +115,8 @@ impl PathSet {
             unanswered: None,
             doubted: None,
             follows: None,
+            disagreement: None,
+            leads: false,
             silent_since: Time::ZERO,
             rescued: None,
             loss: None,
@@ -223,39 +230,6 @@ impl PathSet {
         }
     }
 
-    /// The peer sends its data by another route than the primary one, which may have died for it. A route that works is
-    /// followed at once, any other as soon as it has proved itself: where a packet came from alone proves nothing.
-    pub fn peer_moved(&mut self, now: Time, route: Route) {
-        self.packet_received(now, route);
-        if self.primary == Some(route) || self.follows == Some(route) || self.lost {
-            return;
-        }
-        self.wanted = Some(now);
-        if self.doubted.is_none() {
-            self.begin_doubt(now);
-        }
-        self.follows = Some(route);
-        if self.quality(now, route).is_some() {
-            return self.follow(now, route);
-        }
-        for path in self.paths.iter_mut().filter(|path| path.candidate.route == route) {
-            path.attempts = 0;
-            path.next = Some(now);
-        }
-    }
-
-    /// Goes where the peer went. The path it left must prove itself anew before it is taken again.
-    fn follow(&mut self, now: Time, route: Route) {
-        let left = self.primary;
-        for path in self.paths.iter_mut().filter(|path| Some(path.candidate.route) == left) {
-            (path.state, path.answered) = (PathState::Failed, None);
-            path.attempts = 0;
-            path.next = Some(now);
-        }
-        (self.follows, self.doubted) = (None, None);
-        self.choose(now, route);
-    }
-
     /// This host's own addresses or routes changed: no path is proved any more, and the first that answers carries data.
     pub fn host_moved(&mut self, now: Time) {
         for path in &mut self.paths {
@@ -333,7 +307,7 @@ impl PathSet {
                 }
                 let interval = match self.doubted {
                     Some(_) if path.state == PathState::Working => DOUBT_INTERVAL,
-                    _ => path.interval(primary == Some(path.candidate.route)),
+                    _ => path.interval(now, primary == Some(path.candidate.route)),
                 };
                 let token = path.probe(now, rng.next_u64(), interval);
                 self.outputs.push_back(Output::Probe { route: path.candidate.route, token });
@@ -425,9 +399,7 @@ impl PathSet {
 
     fn give_up_primary(&mut self, now: Time, asked: Time) {
         (self.doubted, self.follows) = (None, None);
-        if let Some(route) = self.primary {
-            self.loss = Some(PathLoss::new(route, self.silent_since));
-        }
+        self.note_loss();
         self.unanswered = None;
         for path in &mut self.paths {
             let answered = path.answered.is_some_and(|at| at >= asked);
@@ -446,6 +418,10 @@ impl PathSet {
         }
     }
 
+    fn note_loss(&mut self) {
+        self.loss = self.primary.map(|route| PathLoss::new(route, self.silent_since)).or(self.loss);
+    }
+
     /// A path proved itself: is it to be the primary one?
     fn consider(&mut self, now: Time) {
         let current = self.primary.and_then(|route| self.quality(now, route));
@@ -460,6 +436,7 @@ impl PathSet {
             loss.end(now);
         }
         if self.primary != Some(route) || self.resting {
+            self.disagreement = None;
             self.primary = Some(route);
             self.resting = false;
             self.outputs.push_back(Output::Primary(route));
@@ -474,8 +451,7 @@ impl PathSet {
     /// The quality of a path that works.
     fn quality(&self, now: Time, route: Route) -> Option<Quality> {
         let path = self.paths.iter().find(|path| path.candidate.route == route)?;
-        let fresh = path.answered.is_some_and(|at| now.since(at) < FRESH_FOR);
-        let works = fresh && path.state == PathState::Working;
+        let works = path.is_fresh(now) && path.state == PathState::Working;
         path.rtt.filter(|_| works).map(|rtt| Quality { route, rtt })
     }
 
@@ -518,6 +494,7 @@ impl Default for PathSet {
 }
 
 mod direct;
+mod follow;
 mod probed;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,10 @@ pub(super) const CHANNEL_IDLE: Duration = Duration::from_secs(3600);
 /// Channels to one client that others opened: each costs work when it moves.
 const MAX_OFFERED: usize = 4096;
 
+/// Channels that one client opened to one other: the one it uses, and the one before, on which frames may be under way. A
+/// client that restarts opens another.
+const MAX_PER_PAIR: usize = 2;
+
 /// The open channels.
 #[derive(Debug)]
 pub(super) struct Channels {
@@ -56,6 +60,8 @@ struct Owned {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opened {
     New,
+    /// In place of the one between the two that was used least lately.
+    Replaced,
     Renewed,
 }
 
@@ -87,6 +93,10 @@ impl Channels {
             channel.used = now;
             return Ok(Opened::Renewed);
         }
+        let replaced = self.least_used_of_pair(opener.owner, peer.owner);
+        if let Some(least_used) = replaced {
+            self.close(least_used);
+        }
         let opened = self.owned.get(&opener.owner).map_or(0, |owned| owned.opened.len());
         let offered = self.owned.get(&peer.owner).map_or(0, |owned| owned.offered.len());
         if self.open.len() >= self.limit || opened >= self.limit_per_opener || offered >= MAX_OFFERED {
@@ -97,7 +107,16 @@ impl Channels {
         self.due.insert((due, number.number()));
         self.owned.entry(opener.owner).or_default().opened.push(number);
         self.owned.entry(peer.owner).or_default().offered.push(number);
-        Ok(Opened::New)
+        Ok(if replaced.is_some() { Opened::Replaced } else { Opened::New })
+    }
+
+    /// The channel that gives way to a further one between the two, if one must.
+    fn least_used_of_pair(&self, opener: ClientKey, peer: ClientKey) -> Option<RelayChannel> {
+        let opened = &self.owned.get(&opener)?.opened;
+        let between = opened.iter().filter_map(|number| Some((*number, self.open.get(number)?)));
+        let between: Vec<_> = between.filter(|(_, channel)| channel.peer.owner == peer).collect();
+        let least_used = between.iter().min_by_key(|(_, channel)| channel.used).map(|(number, _)| *number);
+        least_used.filter(|_| between.len() >= MAX_PER_PAIR)
     }
 
     /// Whose frame this is, and where it goes on to.
@@ -174,7 +193,7 @@ impl Channels {
         true
     }
 
-    #[cfg(test)]
+    /// How many are open.
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }
@@ -245,12 +264,25 @@ mod tests {
     }
 
     #[test]
+    fn of_a_pair_the_channel_used_least_lately_gives_way() {
+        let mut channels = Channels::new(10, 10);
+        let mut open = |at_s, number| channels.open(at(at_s), RelayChannel::new(number), end(1), end(2));
+        assert_eq!((open(0, 1), open(1, 2), open(2, 1)), (Ok(Opened::New), Ok(Opened::New), Ok(Opened::Renewed)));
+        assert_eq!(open(3, 3), Ok(Opened::Replaced));
+        assert_eq!(channels.pass(at(4), RelayChannel::new(2), source(1)), Err(NoPassage::Channel));
+        assert_eq!((channels.len(), channels.due.len()), (2, 2));
+        channels.open(at(5), RelayChannel::new(4), end(1), end(3)).unwrap();
+        channels.open(at(5), RelayChannel::new(5), end(2), end(1)).unwrap();
+        assert_eq!(channels.len(), 4);
+    }
+
+    #[test]
     fn limits_hold_and_closing_makes_room() {
         let mut channels = Channels::new(3, 2);
         for number in 1..=2 {
             channels.open(at(0), RelayChannel::new(number), end(1), end(2)).unwrap();
         }
-        assert_eq!(channels.open(at(0), RelayChannel::new(3), end(1), end(2)), Err(Refused));
+        assert_eq!(channels.open(at(0), RelayChannel::new(3), end(1), end(3)), Err(Refused));
         channels.open(at(0), RelayChannel::new(3), end(2), end(1)).unwrap();
         assert_eq!(channels.open(at(0), RelayChannel::new(4), end(3), end(1)), Err(Refused));
         assert_eq!(channels.close_all(ClientKey(2)), 3);
@@ -263,7 +295,8 @@ mod tests {
     fn nobody_is_offered_more_than_moving_may_cost() {
         let mut channels = Channels::new(usize::MAX, usize::MAX);
         for number in 0..MAX_OFFERED as u64 {
-            channels.open(at(0), RelayChannel::new(number), end(1), end(2)).unwrap();
+            let opener = End { owner: ClientKey(1000 + number), ..end(1) };
+            channels.open(at(0), RelayChannel::new(number), opener, end(2)).unwrap();
         }
         assert_eq!(channels.open(at(0), RelayChannel::new(u64::MAX), end(3), end(2)), Err(Refused));
     }

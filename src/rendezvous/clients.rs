@@ -237,7 +237,7 @@ impl Clients {
         }
     }
 
-    #[cfg(test)]
+    /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }

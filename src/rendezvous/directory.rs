@@ -70,6 +70,11 @@ impl Directory {
         true
     }
 
+    /// How many records are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// The agent is a client no more.
     pub(super) fn left(&mut self, id: AgentId) {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.place.is_none()) else { return };

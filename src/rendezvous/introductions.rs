@@ -99,6 +99,11 @@ impl Introductions {
         Self { kept: HashMap::new(), per_sender: HashMap::new(), total: 0, next: 0, limit }
     }
 
+    /// How many are kept.
+    pub(super) fn len(&self) -> usize {
+        self.total
+    }
+
     /// Keeps one, if there is room.
     pub(super) fn keep(&mut self, unix_ms: u64, new: ToKeep) -> Option<Kept> {
         let waiting = self.kept.get(&new.recipient);

@@ -29,6 +29,7 @@ mod fairness;
 mod handshake;
 mod introductions;
 mod requests;
+mod table_sizes;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -50,6 +51,7 @@ use crate::wire::{
 
 pub use clients::REGISTRATION_S;
 pub use introductions::{INTRODUCTION_LIFETIME, RowError, StoredIntroduction};
+pub use table_sizes::ServerTableSizes;
 
 use channels::{Channels, NoPassage};
 use clients::Clients;

@@ -182,6 +182,10 @@ impl Server {
         let (opener, other) = end(key).zip(other).ok_or(RelayRefusal::UnknownPeer)?;
         match self.channels.open(now, channel, opener, other) {
             Ok(Opened::New) => self.counters.channels_opened.increment(),
+            Ok(Opened::Replaced) => {
+                self.counters.channels_opened.increment();
+                self.counters.drop_channels_closed.increment();
+            }
             Ok(Opened::Renewed) => {}
             Err(_) => return Err(RelayRefusal::Full),
         }

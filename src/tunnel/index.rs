@@ -53,6 +53,12 @@ impl<K: Copy + Eq + Hash> IndexTable<K> {
         self.owners.get(&index).copied()
     }
 
+    /// How many are in use.
+    #[must_use]
+    pub fn in_use(&self) -> usize {
+        self.owners.len()
+    }
+
     /// Frees an index.
     pub fn release(&mut self, index: TunnelIndex) {
         self.owners.remove(&index);

@@ -124,7 +124,9 @@ fn down_waits_until_socket_and_process_are_gone() {
 fn a_check_of_the_network_is_printed_as_the_agent_sent_it() {
     let document = "{\"udp\":false,\"ipv4\":{\"local\":[\"192.0.2.1\"],\"mapped\":null,\"behind_nat\":null},\
         \"ipv6\":{\"local\":[],\"mapped\":null,\"behind_nat\":null},\"mapping\":null,\"mapping_certain\":null,\
-        \"port_step\":null,\"port_preserved\":null,\"filtering\":null,\"hairpinning\":null,\"nat\":\"not known\",\
+        \"port_step\":null,\"port_preserved\":null,\"filtering\":null,\"hairpinning\":null,\
+        \"port_mapping\":{\"state\":\"no_gateway\",\"gateway\":null,\"protocol\":null,\"address\":null,\"reason\":null},\
+        \"nat\":\"not known\",\
         \"rendezvous\":[],\"advice\":[{\"code\":\"udp_blocked\",\"message\":\"m\",\"hint\":\"h\"}]}";
     let agent = FakeAgent::start(move |_| Some((200, document.to_owned())));
     let outcome = agent.run(&["--json", "netcheck"]);

@@ -21,6 +21,7 @@ mod matrix;
 mod netcheck;
 mod outages;
 mod path_mtu;
+mod port_mapping;
 mod restart;
 mod roaming;
 mod several_agents;

@@ -26,6 +26,7 @@ fn ipv4_1280() {
 }
 
 #[test]
+#[ignore = "the rest of the row: scripts/matrix mtu"]
 fn ipv4_1340() {
     Scene::new(Nat::PortRestricted, 1340).carries_everything();
 }
@@ -36,11 +37,13 @@ fn ipv4_1400() {
 }
 
 #[test]
+#[ignore = "the rest of the row: scripts/matrix mtu"]
 fn ipv4_1500() {
     Scene::new(Nat::PortRestricted, 1500).carries_everything();
 }
 
 #[test]
+#[ignore = "the rest of the row: scripts/matrix mtu"]
 fn ipv4_9000() {
     Scene::new(Nat::PortRestricted, 9000).carries_everything();
 }
@@ -51,16 +54,19 @@ fn ipv6_1280() {
 }
 
 #[test]
+#[ignore = "the rest of the row: scripts/matrix mtu"]
 fn ipv6_1340() {
     Scene::new(Nat::Ipv6Firewall, 1340).carries_everything();
 }
 
 #[test]
+#[ignore = "the rest of the row: scripts/matrix mtu"]
 fn ipv6_1400() {
     Scene::new(Nat::Ipv6Firewall, 1400).carries_everything();
 }
 
 #[test]
+#[ignore = "the rest of the row: scripts/matrix mtu"]
 fn ipv6_1500() {
     Scene::new(Nat::Ipv6Firewall, 1500).carries_everything();
 }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use super::super::net_report::MappingBasis;
 use crate::wire::control::Mapping;
 
-/// A NAT's ports are counted upwards if so many differences are equal.
-const EQUAL_DIFFERENCES: usize = 2;
+/// A NAT counts its ports if so many distances are equal.
+const EQUAL_DISTANCES: usize = 2;
 
 /// How one destination saw this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,21 +40,31 @@ pub(super) fn distinct(samples: &[Sample]) -> usize {
     in_order(samples).len()
 }
 
-/// By how much the port of each new mapping is above that of the one before, if that is regular. Mappings of other
-/// hosts may come in between, so the most frequent difference counts.
+/// By how much the port of each new mapping is above that of the one before, if that is regular.
+///
+/// Some mappings are older than the first sample, and nobody knows in which order they were made: neighbours in number
+/// are compared, not in time. Mappings of other hosts may come in between, so the most frequent distance counts. Where
+/// there are two mappings only, because one server with one address is all there is, they have to be next to each other:
+/// chance does that once in 30,000 times.
 fn step(samples: &[Sample]) -> Option<i16> {
     let mapped = in_order(samples);
-    let differences: Vec<i32> = mapped
-        .iter()
-        .zip(mapped.iter().skip(1))
-        .filter(|(one, next)| one.ip() == next.ip())
-        .map(|(one, next)| i32::from(next.port()) - i32::from(one.port()))
-        .collect();
-    let count = |difference: i32| differences.iter().filter(|other| **other == difference).count();
-    let frequent = differences.iter().copied().filter(|difference| count(*difference) >= EQUAL_DIFFERENCES);
+    let newest = mapped.last()?;
+    let mut ports: Vec<u16> = mapped.iter().filter(|one| one.ip() == newest.ip()).map(SocketAddr::port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    let distances: Vec<u16> = ports.iter().zip(ports.iter().skip(1)).map(|(one, next)| next - one).collect();
+    let count = |distance: u16| distances.iter().filter(|other| **other == distance).count();
+    let frequent = distances.iter().copied().filter(|distance| count(*distance) >= EQUAL_DISTANCES);
     // Of equally frequent ones the smallest: the others hold mappings of other hosts.
-    let best = frequent.max_by_key(|difference| (count(*difference), -difference.abs()))?;
-    i16::try_from(best).ok()
+    let best = frequent.max_by_key(|distance| (count(*distance), std::cmp::Reverse(*distance)));
+    let distance = best.or_else(|| distances.first().copied().filter(|only| distances.len() == 1 && *only == 1))?;
+    let upwards = i16::try_from(distance).ok()?;
+    match (ports.first() == Some(&newest.port()), ports.last() == Some(&newest.port())) {
+        (false, true) => Some(upwards),
+        (true, false) => Some(-upwards),
+        // The count went round, or is none.
+        _ => None,
+    }
 }
 
 /// Every mapping once, where it was first seen.
@@ -110,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_needs_two_equal_differences() {
+    fn a_step_needs_two_equal_distances() {
         let dependent = |step| Some((Mapping::EndpointDependent { step }, MappingBasis::Addresses));
         assert_eq!(mapping(&[(A, 100), (B, 102)]), dependent(0));
         assert_eq!(mapping(&[(A, 100), (B, 102), (A2, 104)]), dependent(2));
@@ -121,15 +131,27 @@ mod tests {
     }
 
     #[test]
+    fn two_mappings_next_to_each_other_are_enough() {
+        let dependent = |step| Some((Mapping::EndpointDependent { step }, MappingBasis::Ports));
+        assert_eq!(mapping(&[(A, 100), (A2, 101)]), dependent(1));
+        assert_eq!(mapping(&[(A, 100), (A2, 99)]), dependent(-1));
+        assert_eq!(mapping(&[(A, 100), (A2, 103)]), dependent(0));
+    }
+
+    #[test]
     fn a_mapping_by_address_counts_once() {
         let dependent = Some((Mapping::EndpointDependent { step: 0 }, MappingBasis::Addresses));
-        assert_eq!(mapping(&[(A, 100), (A2, 100), (B, 101), (B2, 101)]), dependent);
+        assert_eq!(mapping(&[(A, 100), (A2, 100), (B, 120), (B2, 120)]), dependent);
         assert_eq!(distinct(&samples(&[(A, 100), (A2, 100), (B, 101)])), 2);
     }
 
     #[test]
-    fn a_step_out_of_range_is_none() {
-        let list = [(A, 1), (B, 40_001), (A2, 11), (B2, 40_011)];
-        assert_eq!(mapping(&list), Some((Mapping::EndpointDependent { step: 0 }, MappingBasis::Addresses)));
+    fn mappings_older_than_the_first_sample_may_come_in_any_order() {
+        let dependent = |step| Some((Mapping::EndpointDependent { step }, MappingBasis::Addresses));
+        assert_eq!(mapping(&[(A, 101), (B, 100), (A2, 102), (B2, 103)]), dependent(1));
+        assert_eq!(mapping(&[(A, 100), (B, 101), (A2, 99), (B2, 98)]), dependent(-1));
+        assert_eq!(mapping(&[(A, 101), (B, 100), (A2, 207), (B2, 208)]), dependent(1));
+        // It went round, or draws: nobody can tell.
+        assert_eq!(mapping(&[(A, 65_534), (B, 65_535), (A2, 1_024), (B2, 1_025)]), dependent(0));
     }
 }

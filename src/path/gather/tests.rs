@@ -92,6 +92,7 @@ impl Bench {
     fn run(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
+            assert!(self.gather.requests.len() < 100, "requests without end");
             self.drain();
             let due = self.answers.iter().map(|(at, ..)| *at).chain(self.gather.poll_timeout()).min();
             let Some(at) = due.filter(|at| *at <= end) else { break };
@@ -186,6 +187,39 @@ fn a_sequential_nat_shows_its_step() {
     assert_eq!(report.mapped_v4, Some(address("203.0.113.9:60009")), "the newest of four");
     assert_eq!(bench.sent.len(), 4);
     assert_eq!(bench.changes, 2, "that it depends on the destination, then the step");
+}
+
+#[test]
+fn the_newest_port_is_looked_for_and_told_where_ports_are_counted() {
+    let servers = || [server(1, &["192.0.2.1:3478"])];
+    let mut bench = Bench::new(sequential).with("192.0.2.1:3478", Some("192.0.2.2"), Some(3479)).ask(&servers());
+    bench.run(Duration::from_secs(60));
+    let before = bench.changes;
+    // All but the first mapping, which something keeps in use, are forgotten, and others were made.
+    bench.state.ports.retain(|to, _| *to == address("192.0.2.1:3478"));
+    bench.state.ports.extend((0..20).map(|port| (SocketAddr::from(([198, 51, 100, 1], port)), port)));
+    bench.gather.measure_ports(bench.now);
+    bench.run(RTT * 2);
+    let report = bench.gather.report();
+    assert_eq!(report.mapping, Some(Mapping::EndpointDependent { step: 3 }));
+    assert_eq!(report.mapped_v4.map(|mapped| mapped.port()), Some(60_000 + 3 * 23));
+    assert_eq!(bench.changes, before + 1);
+
+    let mut bench = Bench::new(independent).with("192.0.2.1:3478", Some("192.0.2.2"), Some(3479)).ask(&servers());
+    bench.run(Duration::from_secs(60));
+    bench.gather.measure_ports(bench.now);
+    assert!(!bench.gather.is_measuring(), "nobody guesses there");
+}
+
+#[test]
+fn ipv6_addresses_of_servers_say_nothing_about_mapping() {
+    let v4_only = |nat: &mut Nat, to: SocketAddr| if to.is_ipv4() { sequential(nat, to) } else { none(nat, to) };
+    let (v4, v6) = ("192.0.2.1:3478", "[2001:db8:1::1]:3478");
+    let mut bench =
+        Bench::new(v4_only).with(v4, None, Some(3479)).with(v6, None, Some(3479)).ask(&[server(1, &[v4, v6])]);
+    bench.run(Duration::from_secs(60));
+    assert_eq!((bench.sent_to(v6).len(), bench.sent_to("[2001:db8:1::1]:3479").len()), (1, 0));
+    assert_eq!(bench.gather.report().mapping, Some(Mapping::EndpointDependent { step: 0 }));
 }
 
 #[test]

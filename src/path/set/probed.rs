@@ -32,7 +32,7 @@ const PRIMARY_INTERVAL: Duration = Duration::from_secs(10);
 /// An unanswered probe is forgotten after this.
 const PROBE_LIFE: Duration = Duration::from_secs(5);
 /// A path that answered within this time is taken to work.
-pub(super) const FRESH_FOR: Duration = Duration::from_secs(40);
+const FRESH_FOR: Duration = Duration::from_secs(40);
 
 #[derive(Debug)]
 pub(super) struct Path {
@@ -75,9 +75,9 @@ impl Path {
         token
     }
 
-    /// Until the next probe, if nothing happens.
-    pub(super) fn interval(&self, is_primary: bool) -> Duration {
-        if self.state == PathState::Working {
+    /// Until the next probe, if nothing happens. A path that worked before a pause is as good as a new one.
+    pub(super) fn interval(&self, now: Time, is_primary: bool) -> Duration {
+        if self.state == PathState::Working && self.is_fresh(now) {
             return if is_primary { PRIMARY_INTERVAL } else { STANDBY_INTERVAL };
         }
         match (BURST.get(self.attempts + 1), BURST.get(self.attempts)) {
@@ -94,11 +94,15 @@ impl Path {
     pub(super) fn forget_probes(&mut self, now: Time) {
         let before = self.outstanding.len();
         self.outstanding.retain(|(_, sent)| now.since(*sent) < PROBE_LIFE);
-        let fresh = self.answered.is_some_and(|at| now.since(at) < FRESH_FOR);
-        if self.outstanding.len() < before && !fresh && self.state == PathState::Working {
+        if self.outstanding.len() < before && !self.is_fresh(now) && self.state == PathState::Working {
             self.state = PathState::Failed;
             self.attempts = 0;
         }
+    }
+
+    /// Answered lately.
+    pub(super) fn is_fresh(&self, now: Time) -> bool {
+        self.answered.is_some_and(|at| now.since(at) < FRESH_FOR)
     }
 
     /// When the probe with this token was sent, which is answered by that.

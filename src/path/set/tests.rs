@@ -281,6 +281,21 @@ fn a_path_that_died_in_a_pause_is_left_at_once() {
 }
 
 #[test]
+fn a_path_that_takes_some_probes_to_open_anew_after_a_pause_gets_them() {
+    let path = direct("192.0.2.1:1");
+    let mut bench = Bench::new(&[(path, Some(20)), (relay(), Some(40))]);
+    bench.run(Duration::from_secs(5), Some(MS * 50));
+    bench.run(Duration::from_secs(200), None);
+    // Its first probes open this side's NAT only.
+    bench.change(path, None);
+    bench.run(MS * 100, Some(MS * 50));
+    assert!(!bench.set.has_direct(bench.now));
+    bench.change(path, Some(20));
+    bench.run(MS * 400, Some(MS * 50));
+    assert!(bench.set.has_direct(bench.now));
+}
+
+#[test]
 fn a_new_list_of_candidates_replaces_what_does_not_work() {
     let (dead, near, moved) = (direct("192.0.2.3:1"), direct("192.0.2.1:1"), direct("192.0.2.4:1"));
     let mut bench = Bench::new(&[(dead, None), (near, Some(20)), (moved, Some(30))]);
@@ -325,7 +340,7 @@ fn a_peer_that_moved_is_followed_at_once_where_the_way_is_proved() {
     bench.set = PathSet::new();
     bench.set.network_changed(bench.now);
     bench.set.add_candidates(bench.now, [host(near), host(relay())]);
-    bench.run(MS * 500, Some(MS * 50));
+    bench.run(MS * 2_000, Some(MS * 50));
     bench.change(near, None);
     bench.set.peer_moved(bench.now, relay());
     assert_eq!(bench.set.primary(), Some(relay()));
@@ -334,6 +349,58 @@ fn a_peer_that_moved_is_followed_at_once_where_the_way_is_proved() {
     assert_eq!(bench.set.primary(), Some(relay()));
     bench.run(MS * 40, Some(MS * 50));
     assert_eq!(bench.set.primary(), Some(moved));
+}
+
+#[test]
+fn a_path_that_was_proved_lately_is_asked_before_the_peer_is_followed() {
+    let near = direct("192.0.2.1:1");
+    for dies in [false, true] {
+        let mut bench = Bench::new(&[(near, Some(20)), (relay(), Some(40))]);
+        bench.run(MS * 500, Some(MS * 50));
+        bench.primaries.clear();
+        if dies {
+            bench.change(near, None);
+        }
+        for _ in 0..20 {
+            bench.set.peer_moved(bench.now, relay());
+            bench.run(MS * 10, Some(MS * 50));
+        }
+        let expected = if dies { vec![relay()] } else { Vec::new() };
+        assert_eq!(bench.primaries.iter().map(|(_, route)| *route).collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
+fn a_better_way_that_the_peer_takes_is_taken_at_once() {
+    let near = direct("192.0.2.1:1");
+    let mut bench = Bench::new(&[(relay(), Some(40))]);
+    bench.run(MS * 2_000, Some(MS * 50));
+    bench.routes.push((near, Some(MS * 40)));
+    bench.set.peer_moved(bench.now, near);
+    assert_eq!(bench.set.primary(), Some(relay()));
+    bench.run(MS * 60, Some(MS * 50));
+    assert_eq!(bench.set.primary(), Some(near));
+}
+
+#[test]
+fn of_two_that_disagree_about_equal_ways_one_gives_in_first() {
+    for (leads, gives_in_after) in [(false, 1..2), (true, 3..4)] {
+        let (mine, theirs) = (direct("192.0.2.1:1"), direct("192.0.2.2:1"));
+        let mut bench = Bench::new(&[(mine, Some(20)), (theirs, Some(21))]);
+        bench.set = std::mem::take(&mut bench.set).leading(leads);
+        bench.run(MS * 500, Some(MS * 50));
+        assert_eq!(bench.set.primary(), Some(mine));
+        bench.primaries.clear();
+        (bench.probes, bench.lost) = (0, 0);
+        let start = bench.now;
+        while bench.primaries.is_empty() {
+            bench.set.peer_moved(bench.now, theirs);
+            bench.run(MS * 10, Some(MS * 50));
+        }
+        assert_eq!(bench.set.primary(), Some(theirs));
+        assert!(gives_in_after.contains(&bench.now.since(start).as_secs()), "{:?}", bench.now.since(start));
+        assert!(bench.probes < 60, "{} probes", bench.probes);
+    }
 }
 
 #[test]

@@ -249,7 +249,8 @@ impl<'lab> Agent<'lab> {
         for variable in ["AGENTNET_STATE_DIR", "AGENTNET_SOCKET", "AGENTNET_CONFIG", "AGENTNET_LOG"] {
             command.env_remove(variable);
         }
-        command.env("NO_COLOR", "1").args(words);
+        // Routers of the lab are asked for ports only where that is what is looked at.
+        command.env("NO_COLOR", "1").env("AGENTNET_PORT_MAPPING", "off").args(words);
         command
     }
 

@@ -24,6 +24,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("python3", "python3"),
     ("nft", "nftables"),
+    ("miniupnpd", "miniupnpd-nftables"),
 ];
 
 /// The interpreter of the distribution, the one its gRPC package belongs to.

@@ -125,6 +125,15 @@ impl Internet {
         host
     }
 
+    /// Gives a router at the core one more address, from outside those the lab is made of.
+    pub(super) fn route_another_address(&self, router: &Router) -> Ipv4Addr {
+        let port = router.wan.port();
+        let address = Ipv4Addr::new(45, 0, 0, port);
+        router.namespace.ip(&format!("addr add {address}/32 dev wan"));
+        self.core.ip(&format!("route add {address} dev p{port}"));
+        address
+    }
+
     /// Keeps the core from saying "too big", "unreachable" or "time exceeded", and from passing that on.
     pub(crate) fn drop_icmp_errors(&self) {
         drop_icmp_errors(&self.core);

@@ -28,6 +28,7 @@ mod process;
 mod router;
 mod server;
 mod snapshot;
+mod upnpd;
 
 pub(crate) use agent::{Agent, PROGRAM, Pair, document, error_code, trust, wait_until_asked, wait_until_trust};
 pub(crate) use capture::Capture;
@@ -37,8 +38,10 @@ pub(crate) use internet::{Internet, Place};
 pub(crate) use link::{Link, Shape};
 pub(crate) use nat::Nat;
 pub(crate) use process::{Finished, Program, run};
+use router::Router;
 pub(crate) use server::Server;
 pub(crate) use snapshot::Snapshot;
+pub(crate) use upnpd::Upnpd;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -30,7 +30,7 @@ pub(crate) struct Router {
     /// What it does on the way.
     pub(crate) nat: Nat,
     inside: Inside,
-    wan: Uplink,
+    pub(super) wan: Uplink,
     external: Cell<Ipv4Addr>,
     udp_timeout: Cell<Duration>,
     reboots: Cell<u16>,
@@ -197,6 +197,11 @@ impl Router {
     fn ipv6(&self, number: u16) -> Ipv6Addr {
         let Inside::Public(site) = self.inside else { panic!("only sites with public addresses have IPv6") };
         Ipv6Addr::new(0x2001, 0xdb8, 0, 0x100 + u16::from(site), 0, 0, 0, number)
+    }
+
+    /// Adds rules, until it starts anew.
+    pub(super) fn load_rules(&self, rules: &str) {
+        load(&self.namespace, rules);
     }
 
     /// Nothing passes meanwhile: a packet between two steps would bring an old mapping back.

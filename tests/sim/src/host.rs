@@ -249,6 +249,11 @@ impl Host {
         std::mem::take(&mut self.delivered)
     }
 
+    /// The same, and they stay.
+    pub fn delivered(&self) -> &[Vec<u8>] {
+        &self.delivered
+    }
+
     /// Whether its agent runs.
     pub fn is_alive(&self) -> bool {
         self.is_alive

@@ -13,11 +13,14 @@
 //! nothing lost but what a test tells it to lose.
 
 mod host;
+pub mod matrix;
 pub mod net;
 pub mod packet;
+pub mod pair;
 mod run;
 mod schedule;
 mod server;
+pub mod stats;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -167,6 +170,17 @@ impl World {
     pub fn move_host(&mut self, host: usize, site: &Site) {
         for interface in self.net.interfaces(self.hosts[host].at()).to_vec() {
             self.net.move_to(interface, site);
+        }
+        self.tell_addresses(host);
+    }
+
+    /// The same with the site's IPv6 only.
+    pub fn move_host_to_v6(&mut self, host: usize, site: &Site) {
+        for interface in self.net.interfaces(self.hosts[host].at()).to_vec() {
+            self.net.move_to(interface, site);
+            let addresses = self.net.addresses(self.hosts[host].at());
+            let v6: Vec<_> = addresses.into_iter().filter(IpAddr::is_ipv6).collect();
+            self.net.bring_up(interface, site.segment, &v6);
         }
         self.tell_addresses(host);
     }

@@ -72,6 +72,12 @@ impl World {
         }
     }
 
+    /// Lets time pass until something happens, or until `end`.
+    pub fn advance_to_next(&mut self, end: Duration) {
+        self.settle();
+        self.next_instant(end);
+    }
+
     /// The clocks that the session library reads itself are put to this world's time: the monotonic one for its timers,
     /// the wall clock for the time stamps in handshakes, of which a peer takes none that is older than the last.
     pub(crate) fn set_clocks(&self) {

@@ -229,7 +229,8 @@ fn a_mapping_by_address_needs_two_addresses_to_show() {
         (scenario.gather.report().mapping, scenario.gather.report().mapping_basis)
     };
     assert_eq!(measured(1), (Some(Mapping::EndpointIndependent), Some(MappingBasis::Ports)));
-    assert_eq!(measured(2), (Some(Mapping::EndpointDependent { step: 0 }), Some(MappingBasis::Addresses)));
+    // And that it counts: the two mappings are next to each other.
+    assert_eq!(measured(2), (Some(Mapping::EndpointDependent { step: 1 }), Some(MappingBasis::Addresses)));
 }
 
 #[test]
