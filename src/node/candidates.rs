@@ -3,15 +3,22 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::limits::{HELLO_RATE, MAX_ADDRESSES};
+use super::limits::MAX_ADDRESSES;
+use super::peer::Usable;
 use super::{Node, TimerKind};
 use crate::identity::AgentId;
 use crate::path;
-use crate::time::Now;
+use crate::time::{Now, Time};
 use crate::wire::control::{Candidate, CandidateKind, ControlMessage, MAX_PATH_CANDIDATES, Mapping, PathMessage};
 
 /// Candidates are told again after these times: nobody acknowledges them.
 const TELL_AGAIN: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(1200)];
+
+/// Lists taken from one peer in [`LISTS_WINDOW`]. A move brings three or four at once: what the host knows, and what each
+/// of its servers sees. Each makes this side probe 16 addresses that the peer may have made up.
+const MAX_LISTS: u32 = 10;
+/// See [`MAX_LISTS`].
+const LISTS_WINDOW: Duration = Duration::from_secs(10);
 
 /// What was told to a peer.
 #[derive(Debug, Default)]
@@ -21,6 +28,20 @@ pub(super) struct Told {
     times: usize,
     /// Of the peer's newest list.
     pub(super) theirs: u64,
+    /// Since when lists are counted, and how many were taken since.
+    window: Option<Time>,
+    lists: u32,
+}
+
+impl Told {
+    /// Whether one more list of the peer may be taken now.
+    fn take_list(&mut self, now: Time) -> bool {
+        if self.window.is_none_or(|since| now.since(since) >= LISTS_WINDOW) {
+            (self.window, self.lists) = (Some(now), 0);
+        }
+        self.lists += 1;
+        self.lists <= MAX_LISTS
+    }
 }
 
 impl Node {
@@ -87,7 +108,7 @@ impl Node {
         let sequence = self.candidates_sequence;
         let Some(link) = self.link_mut(id) else { return };
         if link.told.sequence != sequence {
-            link.told = Told { sequence, times: 0, theirs: link.told.theirs };
+            (link.told.sequence, link.told.times) = (sequence, 0);
             self.candidates_timer(now, id);
         }
     }
@@ -130,19 +151,20 @@ impl Node {
         candidates: &[Candidate],
         mapping: Mapping,
     ) {
+        let usable = self.usable();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = &mut peer.link else { return };
-        // Each list can make this side send probes to addresses that the peer made up.
-        if !link.hellos_received.take(now.time, HELLO_RATE) {
-            return self.counters.drop_control_rate.increment();
-        }
         if sequence <= link.told.theirs {
             return;
         }
+        if !link.told.take_list(now.time) {
+            return self.counters.drop_control_rate.increment();
+        }
         link.told.theirs = sequence;
         let moved = link.search.note(mapping, candidates);
-        link.paths.candidates_received(now.time, candidates.iter().filter_map(to_try));
-        peer.note_candidates(candidates.iter().filter(|candidate| to_try(candidate).is_some()).map(|c| c.address));
+        let to_try: Vec<path::Candidate> = candidates.iter().filter_map(|it| to_try(usable, it)).collect();
+        link.paths.candidates_received(now.time, to_try.iter().copied());
+        peer.note_candidates(usable, to_try.iter().filter_map(|candidate| candidate.route.address()));
         self.store(id);
         self.search_may_help(now, id, moved);
         self.carry_out_paths(now, id);
@@ -150,7 +172,7 @@ impl Node {
 }
 
 /// What a path machine can try. Relays are known from the peer's record, which is signed.
-fn to_try(candidate: &Candidate) -> Option<path::Candidate> {
+fn to_try(usable: Usable, candidate: &Candidate) -> Option<path::Candidate> {
     let kind = match candidate.kind {
         CandidateKind::Host => path::CandidateKind::Host,
         CandidateKind::ServerReflexive => path::CandidateKind::ServerReflexive,
@@ -158,6 +180,7 @@ fn to_try(candidate: &Candidate) -> Option<path::Candidate> {
         CandidateKind::PortMapped => path::CandidateKind::PortMapped,
         CandidateKind::Relayed { .. } => return None,
     };
-    super::peer::is_usable(candidate.address)
+    usable
+        .contains(candidate.address)
         .then_some(path::Candidate { kind, route: path::Route::Direct(candidate.address) })
 }

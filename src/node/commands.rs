@@ -114,8 +114,9 @@ impl Node {
                 "revoke or reject agents that are no longer needed",
             ));
         }
+        let usable = self.usable();
         if let Some(peer) = self.peers.get_mut(&id) {
-            peer.note_candidates(ticket.addresses().iter().copied());
+            peer.note_candidates(usable, ticket.addresses().iter().copied());
         }
         Ok(id)
     }

@@ -195,6 +195,7 @@ impl Node {
             && refreshed.initiation
         {
             self.check_servers(now);
+            self.renew_channels(now, id);
             self.transmit_everywhere(now, id, &initiation);
             self.introduce_through_peers(now, id);
         } else if !datagram.is_empty()

@@ -192,11 +192,12 @@ impl Node {
         if !self.learn_record(now, introduction.record, RecordSource::Introduction) {
             return self.counters.drop_introduction_full.increment();
         }
+        let usable = self.usable();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let before = peer.relation.state(now.unix_s());
         peer.last_introduction_ms = time_ms;
         peer.relation.introduction_received(now.unix_s(), request, grant);
-        peer.note_candidates(std::iter::once(source).chain(introduction.candidates));
+        peer.note_candidates(usable, std::iter::once(source).chain(introduction.candidates));
         let after = peer.relation.state(now.unix_s());
         self.counters.introductions.increment();
         if (before, after) != (TrustState::Pending, TrustState::Pending) {

@@ -102,7 +102,10 @@ impl Node {
                 Some(PathOutput::Probe { route, token }) => self.send_probe(now, id, route, token),
                 Some(PathOutput::Primary(route)) => self.path_chosen(now, id, route),
                 Some(PathOutput::Rest(route)) => self.rest_on(now, id, route),
-                Some(PathOutput::Doubted) => self.refresh_servers(now),
+                Some(PathOutput::Doubted) => {
+                    self.refresh_servers(now);
+                    self.renew_channels(now, id);
+                }
                 Some(PathOutput::Lost) => tracing::debug!(peer = %id.short(), "no path answers"),
             }
         }
@@ -131,8 +134,9 @@ impl Node {
 
     fn path_chosen(&mut self, now: Now, id: AgentId, route: Route) {
         let Some(path) = self.path_of(now, id, route) else { return };
+        let usable = self.usable();
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let news = !route.is_relayed() && peer.note_address(path.endpoint);
+        let news = !route.is_relayed() && peer.note_address(usable, path.endpoint);
         let Some(link) = &mut peer.link else { return };
         tracing::debug!(peer = %id.short(), endpoint = %path.endpoint, relayed = route.is_relayed(), "path chosen");
         link.shared.path.store(Some(Arc::new(path)));

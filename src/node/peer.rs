@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 
 use super::candidates::Told;
@@ -24,8 +25,9 @@ use super::stored::StoredPeer;
 use super::{Node, Output, TimerKind};
 use crate::api::TrustState;
 use crate::forwarding::{FibPeer, Ipv4Aliases, PeerPath, SharedPeer, WAITING_PACKETS};
+use crate::identity::ticket::is_usable_address;
 use crate::identity::{
-    AgentId, DEFAULT_IPV4_RANGE, SignedRecord, TunnelPublic, is_overlay, overlay_ipv6, preferred_ipv4,
+    AgentId, AliasTable, DEFAULT_IPV4_RANGE, SignedRecord, TunnelPublic, is_overlay, overlay_ipv6, preferred_ipv4,
 };
 use crate::limits::Bucket;
 use crate::path::{PathMtus, PathSet};
@@ -178,19 +180,19 @@ impl Peer {
     }
 
     /// Notes where it may be reached, as it says itself: behind the most promising address, before older hearsay.
-    pub(super) fn note_candidates(&mut self, candidates: impl IntoIterator<Item = SocketAddr>) {
+    pub(super) fn note_candidates(&mut self, usable: Usable, candidates: impl IntoIterator<Item = SocketAddr>) {
         let older = std::mem::take(&mut self.addresses);
         let (proven, hearsay) = older.split_at(older.len().min(1));
         for address in proven.iter().copied().chain(candidates).chain(hearsay.iter().copied()) {
-            if is_usable(address) && !self.addresses.contains(&address) && self.addresses.len() < MAX_ADDRESSES {
+            if usable.contains(address) && !self.addresses.contains(&address) && self.addresses.len() < MAX_ADDRESSES {
                 self.addresses.push(address);
             }
         }
     }
 
     /// Notes where an authenticated packet of it came from, as the most promising address. Returns whether that is news.
-    pub(super) fn note_address(&mut self, address: SocketAddr) -> bool {
-        if self.addresses.first() == Some(&address) || !is_usable(address) {
+    pub(super) fn note_address(&mut self, usable: Usable, address: SocketAddr) -> bool {
+        if self.addresses.first() == Some(&address) || !usable.contains(address) {
             return false;
         }
         self.addresses.retain(|known| *known != address);
@@ -232,16 +234,39 @@ impl Peer {
     }
 }
 
+/// Which addresses may be a peer's transport address. What is sent to an overlay address or to an alias would come back
+/// into the overlay; what is sent to loopback would reach programs of this host, which take that for one of their own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Usable {
+    /// This host's range of aliases.
+    aliases: Option<Ipv4Net>,
+}
+
+impl Usable {
+    pub(super) fn contains(self, address: SocketAddr) -> bool {
+        let own = match address.ip().to_canonical() {
+            IpAddr::V4(v4) => v4.is_loopback() || self.aliases.is_some_and(|range| range.contains(&v4)),
+            IpAddr::V6(v6) => v6.is_loopback(),
+        };
+        is_usable(address) && !own
+    }
+}
+
 /// An address that may be somebody's transport address. Overlay addresses would loop.
 pub(super) fn is_usable(address: SocketAddr) -> bool {
     let overlay = matches!(address.ip(), IpAddr::V6(v6) if is_overlay(v6));
-    address.port() != 0 && !overlay && !address.ip().is_unspecified() && !address.ip().is_multicast()
+    is_usable_address(&address) && !overlay
 }
 
 impl Node {
+    /// Which addresses may be a peer's.
+    pub(super) fn usable(&self) -> Usable {
+        Usable { aliases: self.aliases.as_ref().map(AliasTable::range) }
+    }
+
     /// Takes in what was stored.
     pub(super) fn restore(&mut self, now: Now, stored: Vec<StoredPeer>) {
-        let mut ids = Vec::new();
+        let (mut ids, usable) = (Vec::new(), self.usable());
         for stored in stored {
             let mut peer = Peer::new(now, stored.record, stored.record_source);
             if peer.id == self.id {
@@ -249,7 +274,7 @@ impl Node {
             }
             peer.record_received = stored.record_received;
             peer.relation = stored.relation;
-            peer.addresses = stored.addresses;
+            peer.note_candidates(usable, stored.addresses);
             peer.their_aliases = stored.their_aliases;
             peer.last_initiation = stored.last_initiation;
             peer.last_introduction_ms = stored.last_introduction_ms;

@@ -18,6 +18,8 @@ use crate::wire::relay::RelayChannel;
 
 /// A channel unused for this long is opened anew. Relays keep one for an hour.
 const CHANNEL_LIFE: Duration = Duration::from_secs(30 * 60);
+/// A channel on which nobody answers is renewed this often: as often as a new initiation is made.
+const RENEW_INTERVAL: Duration = Duration::from_secs(5);
 
 /// One end of a channel.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(super) struct RelayLeg {
     /// The relay confirmed it, or a datagram of the peer came by it.
     open: bool,
     used: Time,
+    /// When it was last renewed because nobody answered.
+    renewed: Option<Time>,
     pub(super) refused: Option<RelayRefusal>,
 }
 
@@ -50,7 +54,8 @@ impl Node {
             if !link.relays.contains_key(&server) && link.relays.len() >= MAX_RELAYS {
                 return None;
             }
-            let leg = RelayLeg { channel, open: true, used: now.time, refused: None };
+            let renewed = link.relays.get(&server).and_then(|leg| leg.renewed);
+            let leg = RelayLeg { channel, open: true, used: now.time, renewed, refused: None };
             let before = link.relays.insert(server, leg);
             // The one before may be closed by now.
             if before.is_some_and(|before| before.channel != channel) {
@@ -89,6 +94,21 @@ impl Node {
         }
     }
 
+    /// Nobody answers. A relay that forgot a channel, with one of its ends perhaps, does not say so.
+    pub(super) fn renew_channels(&mut self, now: Now, id: AgentId) {
+        let Some(link) = self.link_mut(id) else { return };
+        let due = |leg: &RelayLeg| leg.renewed.is_none_or(|at| now.time.since(at) >= RENEW_INTERVAL);
+        let mut open = Vec::new();
+        for (server, leg) in link.relays.iter_mut().filter(|(_, leg)| leg.open && due(leg)) {
+            leg.renewed = Some(now.time);
+            open.push((*server, leg.channel));
+        }
+        for (server, channel) in open {
+            let renewal = RendezvousMessage::RelayOpen { peer: id, channel, first: Vec::new() };
+            self.send_to_server(now, server, renewal, false);
+        }
+    }
+
     fn open_channel(&mut self, now: Now, id: AgentId, server: AgentId, first: Vec<u8>) {
         let ready = self.servers.get(&server).is_some_and(super::servers::Server::relays);
         if !ready || first.len() > MAX_FIRST_LEN {
@@ -99,10 +119,10 @@ impl Node {
         if !link.relays.contains_key(&server) && link.relays.len() >= MAX_RELAYS {
             return;
         }
-        let unopened = RelayLeg { channel: fresh, open: false, used: now.time, refused: None };
+        let unopened = RelayLeg { channel: fresh, open: false, used: now.time, renewed: None, refused: None };
         let leg = link.relays.entry(server).or_insert(unopened);
         if leg.open && now.time.since(leg.used) >= CHANNEL_LIFE {
-            *leg = RelayLeg { channel: fresh, open: false, used: now.time, refused: None };
+            *leg = RelayLeg { channel: fresh, open: false, used: now.time, renewed: None, refused: None };
         }
         leg.used = now.time;
         let open = RendezvousMessage::RelayOpen { peer: id, channel: leg.channel, first };

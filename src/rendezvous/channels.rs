@@ -87,7 +87,9 @@ impl Channels {
     /// Opens a channel between two clients, or renews it if that is what it is.
     pub(super) fn open(&mut self, now: Time, number: RelayChannel, opener: End, peer: End) -> Result<Opened, Refused> {
         if let Some(channel) = self.open.get_mut(&number) {
-            if channel.opener.owner != opener.owner || channel.peer.owner != peer.owner {
+            // Either end may renew it: it cannot tell whether the other still does.
+            let ends = [channel.opener.owner, channel.peer.owner];
+            if ends != [opener.owner, peer.owner] && ends != [peer.owner, opener.owner] {
                 return Err(Refused);
             }
             channel.used = now;
@@ -243,11 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn a_number_belongs_to_who_opened_it_and_to_whom() {
+    fn a_number_belongs_to_two_clients() {
         let mut channels = Channels::new(10, 10);
         channels.open(at(0), NUMBER, end(1), end(2)).unwrap();
         assert_eq!(channels.open(at(1), NUMBER, end(1), end(2)), Ok(Opened::Renewed));
-        for (opener, peer) in [(1, 3), (2, 1), (3, 2), (3, 4)] {
+        assert_eq!(channels.open(at(1), NUMBER, end(2), end(1)), Ok(Opened::Renewed));
+        for (opener, peer) in [(1, 3), (2, 3), (3, 2), (3, 4)] {
             assert_eq!(channels.open(at(1), NUMBER, end(opener), end(peer)), Err(Refused), "{opener} to {peer}");
         }
         assert_eq!(channels.len(), 1);
@@ -279,15 +282,15 @@ mod tests {
     #[test]
     fn limits_hold_and_closing_makes_room() {
         let mut channels = Channels::new(3, 2);
-        for number in 1..=2 {
-            channels.open(at(0), RelayChannel::new(number), end(1), end(2)).unwrap();
+        for number in 2..=3 {
+            channels.open(at(0), RelayChannel::new(number), end(1), end(number)).unwrap();
         }
-        assert_eq!(channels.open(at(0), RelayChannel::new(3), end(1), end(3)), Err(Refused));
-        channels.open(at(0), RelayChannel::new(3), end(2), end(1)).unwrap();
-        assert_eq!(channels.open(at(0), RelayChannel::new(4), end(3), end(1)), Err(Refused));
-        assert_eq!(channels.close_all(ClientKey(2)), 3);
+        assert_eq!(channels.open(at(0), RelayChannel::new(4), end(1), end(4)), Err(Refused));
+        channels.open(at(0), RelayChannel::new(4), end(2), end(1)).unwrap();
+        assert_eq!(channels.open(at(0), RelayChannel::new(5), end(3), end(1)), Err(Refused));
+        assert_eq!(channels.close_all(ClientKey(1)), 3);
         assert_eq!((channels.len(), channels.owned.len(), channels.due.len()), (0, 0, 0));
-        assert_eq!(channels.close_all(ClientKey(1)), 0);
+        assert_eq!(channels.close_all(ClientKey(2)), 0);
         channels.open(at(0), RelayChannel::new(4), end(3), end(1)).unwrap();
     }
 

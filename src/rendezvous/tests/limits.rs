@@ -115,14 +115,15 @@ fn relay_channels_are_limited_and_refused_with_the_reason() {
     let mut bench = Bench::with(config(small()));
     let mut one = Agent::registered(1, &mut bench);
     let mut two = Agent::registered(2, &mut bench);
-    assert_eq!(one.open_channel(&mut bench, 3, 1), Err(RelayRefusal::UnknownPeer));
-    let _three = Agent::registered(3, &mut bench);
+    let mut three = Agent::registered(3, &mut bench);
+    assert_eq!(one.open_channel(&mut bench, 4, 1), Err(RelayRefusal::UnknownPeer));
     assert_eq!(one.open_channel(&mut bench, 1, 1), Err(RelayRefusal::UnknownPeer));
     assert_eq!(one.open_channel(&mut bench, 2, 1), Ok(()));
     assert_eq!(one.open_channel(&mut bench, 2, 1), Ok(()), "renewed");
-    assert_eq!(two.open_channel(&mut bench, 1, 1), Err(RelayRefusal::Full), "taken");
-    assert_eq!(one.open_channel(&mut bench, 2, 2), Ok(()));
-    assert_eq!(one.open_channel(&mut bench, 3, 3), Err(RelayRefusal::Full), "its share is used up");
+    assert_eq!(two.open_channel(&mut bench, 1, 1), Ok(()), "renewed by the other end");
+    assert_eq!(three.open_channel(&mut bench, 1, 1), Err(RelayRefusal::Full), "taken");
+    assert_eq!(one.open_channel(&mut bench, 3, 2), Ok(()));
+    assert_eq!(one.open_channel(&mut bench, 2, 3), Err(RelayRefusal::Full), "its share is used up");
     assert_eq!(two.open_channel(&mut bench, 1, 3), Ok(()));
     assert_eq!(two.open_channel(&mut bench, 1, 4), Err(RelayRefusal::Full), "all are used up");
     // Whose registration is over is not there.

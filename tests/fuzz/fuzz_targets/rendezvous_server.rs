@@ -6,9 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentnet::identity::{
-    AgentRecord, IdentityKey, SignedRecord, TunnelSecret, VersionRange, overlay_ipv6,
-};
+use agentnet::identity::{AgentRecord, IdentityKey, SignedRecord, TunnelSecret, VersionRange, overlay_ipv6};
 use agentnet::rendezvous::{Limits, Local, Output, Port, Restored, Server, ServerConfig};
 use agentnet::time::{Now, Time};
 use agentnet::tunnel::{CONTROL_OUTPUT_LEN, IndexTable, Tunnel, sealed_len};

@@ -33,7 +33,7 @@ pub use host::{Host, HostOptions, PORT};
 pub use server::{ServerHost, ServerOptions};
 
 use host::Buffers;
-use net::{HostId, Internet, LinkConfig, NatKind, Replay, SimRng, Site, SiteOptions};
+use net::{Delivery, HostId, Internet, LinkConfig, NatKind, Replay, SimRng, Site, SiteOptions};
 use schedule::Schedule;
 
 /// How long [`World::trust`] waits for either side to hear of the other.
@@ -51,6 +51,8 @@ pub struct World {
     /// What is between them. Where hosts are is changed with [`World::move_host`] and its like, so that they learn of it.
     pub net: Internet,
     machines: BTreeMap<HostId, Machine>,
+    /// What reached outsiders that listen.
+    inboxes: BTreeMap<HostId, Vec<Delivery>>,
     schedule: Schedule,
     buffers: Buffers,
     elapsed: Duration,
@@ -88,6 +90,7 @@ impl World {
             servers: Vec::new(),
             net: Internet::new(rng.fork()),
             machines: BTreeMap::new(),
+            inboxes: BTreeMap::new(),
             schedule: Schedule::default(),
             buffers: Buffers::default(),
             elapsed: Duration::ZERO,
@@ -232,6 +235,18 @@ impl World {
     /// An outsider sends a datagram; it travels when time does, or with [`World::settle`].
     pub fn outsider_sends(&mut self, outsider: HostId, to: SocketAddr, datagram: &[u8]) {
         self.net.send(self.elapsed, outsider, PORT, None, to, datagram.to_vec()).expect("outsiders are public");
+    }
+
+    /// A public host without an agent that keeps what it is sent.
+    pub fn add_listener(&mut self) -> HostId {
+        let outsider = self.add_outsider();
+        self.inboxes.insert(outsider, Vec::new());
+        outsider
+    }
+
+    /// What reached a listener since the last call.
+    pub fn take_received(&mut self, listener: HostId) -> Vec<Delivery> {
+        self.inboxes.get_mut(&listener).map(std::mem::take).unwrap_or_default()
     }
 
     /// A user's request on one host.

@@ -121,7 +121,10 @@ impl World {
         match self.machines.get(host) {
             Some(Machine::Agent(number)) => self.hosts[*number].datagram_arrived(delivery),
             Some(Machine::Server(number)) => self.servers[*number].datagram_arrived(now, delivery),
-            None => return,
+            None => {
+                self.inboxes.entry(*host).and_modify(|inbox| inbox.push(delivery.clone()));
+                return;
+            }
         }
         self.schedule.wake(*host);
     }
