@@ -53,6 +53,7 @@ fn breaks_and_heals(what: &str, broken: impl Fn(Ipv4Addr, Ipv4Addr) -> Vec<(Ipv4
         internet.lose_udp(&broken(a_address, b_address));
         echoes.first_after(start + 1.0);
         wait_until_both_are(&a, &b, "relayed", PATIENT);
+        observe(SETTLE);
         let gap = echoes.longest_gap(start);
         eprintln!("path broken {what}: nothing came back for {gap:.2} s (aim: below 1)");
         assert!(gap < LONGEST_GAP, "nothing came back for {gap:.1} s");

@@ -11,6 +11,7 @@
 mod harness;
 
 mod broken_paths;
+mod cold;
 mod control;
 mod idle;
 mod internet;

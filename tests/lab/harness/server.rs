@@ -47,6 +47,11 @@ impl<'lab> Server<'lab> {
         &self.reference
     }
 
+    /// Its agent id.
+    pub(crate) fn id(&self) -> &str {
+        self.reference.split('@').next().unwrap_or_default()
+    }
+
     /// Ends the process as a crash would.
     pub(crate) fn kill9(&mut self) {
         // Dropping a program kills it.
