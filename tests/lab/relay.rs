@@ -10,6 +10,7 @@
 //! A pair is kept on the relay by losing UDP between its two external addresses.
 
 use std::path::Path;
+use std::slice;
 use std::time::Duration;
 
 use agentnet::identity::{AgentId, key_file};
@@ -74,7 +75,7 @@ fn neither_plaintext_nor_keys_are_in_the_relay() {
     secrets.extend([&a, &b].into_iter().flat_map(secret_keys));
     // What the server has to know shows that the search finds what is there.
     let known = a.id().parse::<AgentId>().unwrap().as_bytes().to_vec();
-    let in_server = || count(&core.host, &server.pid().to_string(), &[&secrets[..], &[known.clone()]].concat());
+    let in_server = || count(&core.host, &server.pid().to_string(), &[&secrets[..], slice::from_ref(&known)].concat());
 
     let at_server = Capture::start_whole(&core.host, "eth0");
     let at_reader = Capture::start_whole(a.host(), &a.interface());
