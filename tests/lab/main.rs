@@ -1,7 +1,8 @@
 //! The lab: agents on real hosts' terms. Network namespaces, real TUN devices, real programs; needs root and Linux.
 //!
 //! One behaviour, one file. `AGENTNET_LAB_RUNS` sets how often measured scenarios repeat (default 3),
-//! `AGENTNET_LAB_SECONDS` how long throughput runs last (default 5), `AGENTNET_LAB_SEED` replays a random one.
+//! `AGENTNET_LAB_SECONDS` how long throughput runs last (default 5), `AGENTNET_LAB_COLD_RUNS` how many connections begin
+//! cold (default 10), `AGENTNET_LAB_SEED` replays a random one.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "the lab runs in real time and reads its own settings")]
@@ -10,6 +11,8 @@
 
 mod harness;
 
+mod broken_paths;
+mod cold;
 mod control;
 mod idle;
 mod internet;
@@ -18,8 +21,10 @@ mod layouts;
 mod leftovers;
 mod matrix;
 mod netcheck;
+mod outages;
 mod path_mtu;
 mod port_mapping;
+mod relay;
 mod restart;
 mod roaming;
 mod several_agents;

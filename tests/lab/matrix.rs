@@ -16,9 +16,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::{
-    Agent, Internet, Nat, PATIENT, Place, Server, Shape, median, setting, unix_seconds, wait_for, wait_until_asked,
+    Agent, Internet, Nat, PATIENT, Place, Server, Shape, answers, median, setting, unix_seconds, wait_for,
+    wait_until_asked,
 };
-use crate::restart::answers;
 
 /// A quarter of a round trip of 40 ms: each way crosses the accesses of both sides.
 const ACCESS: Shape = Shape { delay: Duration::from_millis(10), ..Shape::CLEAR };

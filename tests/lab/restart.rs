@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::harness::{Agent, Lab, PATIENT, Pair, Program, median, setting, unix_seconds, wait_for, wait_until};
+use crate::harness::{
+    Agent, Lab, PATIENT, Pair, Program, answers, median, setting, unix_seconds, wait_for, wait_until,
+};
 use crate::traffic::{same_content, serve, write_random};
 
 /// The file of one transfer, and how fast it is fetched: the transfer must outlast the outage.
@@ -59,13 +61,6 @@ fn restart(victim: &mut Agent<'_>, witness: &Agent<'_>, received: &Path) -> f64 
     let first = wait_for("an echo after the restart", PATIENT, || answers(&echoes).into_iter().find(|at| *at > start));
     echoes.interrupt();
     first - start
-}
-
-/// When answers came, from the output of `ping -D`.
-pub(crate) fn answers(echoes: &Program) -> Vec<f64> {
-    let said = echoes.stdout();
-    let lines = said.lines().filter(|line| line.contains("time="));
-    lines.filter_map(|line| line.strip_prefix('[')?.split(']').next()?.parse().ok()).collect()
 }
 
 fn arrived(file: &Path) -> u64 {

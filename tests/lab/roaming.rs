@@ -5,10 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::harness::{
-    Agent, Internet, Nat, PATIENT, Place, Program, SOON, Server, Shape, observe, setting, trust, unix_seconds,
-    wait_until,
+    Agent, Internet, Nat, PATIENT, Place, Program, SOON, Server, Shape, answers, longest_gap, observe, setting, trust,
+    unix_seconds, wait_until,
 };
-use crate::restart::answers;
 use crate::ssh_grpc::{client_options, make_keys, serve_ssh};
 
 /// A quarter of a round trip of 40 ms.
@@ -110,12 +109,6 @@ impl Scene {
     fn ticks(&self) -> usize {
         self.session.stdout().lines().filter(|line| line.starts_with("tick")).count()
     }
-}
-
-/// The longest time without an answer that ends after `start`.
-fn longest_gap(answers: &[f64], start: f64) -> f64 {
-    let pairs = answers.windows(2).filter(|pair| pair[1] > start);
-    pairs.map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
 }
 
 fn places(internet: &Internet, nat: Nat) -> (Place, Place, Place) {

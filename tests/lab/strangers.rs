@@ -4,8 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::harness::{Agent, Capture, Lab, PATIENT, Pair, SOON, observe, trust, unix_seconds, wait_until};
-use crate::harness::{wait_until_asked, wait_until_trust};
-use crate::restart::answers;
+use crate::harness::{answers, wait_until_asked, wait_until_trust};
 
 /// How long a stranger keeps trying while nothing may happen.
 const TRIES: Duration = Duration::from_secs(6);

@@ -1,6 +1,6 @@
 //! What was on a link, by `tcpdump`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Host, Program, SOON, run, wait_until};
@@ -14,10 +14,19 @@ pub(crate) struct Capture {
 impl Capture {
     /// Starts to record `device` of `host`; from the return on nothing is missed.
     pub(crate) fn start(host: &Host, device: &str) -> Self {
+        Self::start_with(host, device, "256")
+    }
+
+    /// The same, with all bytes of every packet.
+    pub(crate) fn start_whole(host: &Host, device: &str) -> Self {
+        Self::start_with(host, device, "0")
+    }
+
+    fn start_with(host: &Host, device: &str, bytes: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("link.pcap");
         let mut command = host.command("tcpdump");
-        command.args(["-Z", "root", "-n", "-U", "--immediate-mode", "-s", "256", "-B", "16384", "-i", device, "-w"]);
+        command.args(["-Z", "root", "-n", "-U", "--immediate-mode", "-s", bytes, "-B", "16384", "-i", device, "-w"]);
         let mut program = Program::spawn(command.arg(file));
         program.wait_for_text("listening on");
         Self { program, directory }
@@ -54,6 +63,11 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
+    /// Where it is.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Packets that match `filter`.
     pub(crate) fn count(&self, filter: &str) -> usize {
         self.times(filter).len()

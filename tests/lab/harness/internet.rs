@@ -33,7 +33,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use super::host::{Host, Namespace, Turn};
-use super::router::{Inside, Router, drop_icmp_errors};
+use super::router::{Inside, Router, drop_icmp_errors, load};
 use super::{Link, Nat, Shape};
 
 /// The core's address on every port.
@@ -137,6 +137,15 @@ impl Internet {
     /// Keeps the core from saying "too big", "unreachable" or "time exceeded", and from passing that on.
     pub(crate) fn drop_icmp_errors(&self) {
         drop_icmp_errors(&self.core);
+    }
+
+    /// Loses UDP on these ways, each from an external address to another and in that direction only, and no longer
+    /// on ways given before. Nobody is told.
+    pub(crate) fn lose_udp(&self, ways: &[(Ipv4Addr, Ipv4Addr)]) {
+        let drops: String =
+            ways.iter().map(|(from, to)| format!("ip saddr {from} ip daddr {to} meta l4proto udp drop\n")).collect();
+        let chain = format!("chain forward {{\ntype filter hook forward priority filter\n{drops}}}\n");
+        load(&self.core, &format!("table inet lost\ndelete table inet lost\ntable inet lost {{\n{chain}}}\n"));
     }
 
     /// A directory for the files of this lab, readable by everybody.

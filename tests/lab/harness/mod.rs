@@ -19,6 +19,7 @@
 
 mod agent;
 mod capture;
+mod echoes;
 mod host;
 mod internet;
 mod link;
@@ -31,6 +32,7 @@ mod upnpd;
 
 pub(crate) use agent::{Agent, PROGRAM, Pair, document, error_code, trust, wait_until_asked, wait_until_trust};
 pub(crate) use capture::Capture;
+pub(crate) use echoes::{Echoes, answers, longest_gap};
 pub(crate) use host::{Host, Lab};
 pub(crate) use internet::{Internet, Place};
 pub(crate) use link::{Link, Shape};

@@ -95,6 +95,11 @@ impl Program {
         contents(&self.stderr)
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it still runs.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
@@ -103,7 +108,7 @@ impl Program {
     /// Asks it to end as Ctrl-C does, and waits.
     pub(crate) fn interrupt(mut self) -> String {
         if self.is_running() {
-            signal("INT", self.child.id());
+            signal("INT", self.pid());
         }
         self.wait(SOON);
         self.stdout()

@@ -237,7 +237,7 @@ pub(super) fn drop_icmp_errors(namespace: &Namespace) {
     load(namespace, &format!("table inet mute\ndelete table inet mute\ntable inet mute {{\n{chains}}}\n"));
 }
 
-fn load(namespace: &Namespace, rules: &str) {
+pub(super) fn load(namespace: &Namespace, rules: &str) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("{rules}\n")).unwrap();
     let mut command = Command::new("ip");

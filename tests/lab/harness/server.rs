@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 
+use super::process::signal;
 use super::{Host, PROGRAM, Program, SOON, wait_for};
 
 /// The port of every server.
@@ -45,6 +46,25 @@ impl<'lab> Server<'lab> {
     /// What agents are given as `--rendezvous`.
     pub(crate) fn reference(&self) -> &str {
         &self.reference
+    }
+
+    /// Its agent id.
+    pub(crate) fn id(&self) -> &str {
+        self.reference.split('@').next().unwrap_or_default()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the server runs").pid()
+    }
+
+    /// Ends it as Ctrl-C does; returns what it counted and is not zero, `NAME COUNT` each.
+    pub(crate) fn stop(&mut self) -> Vec<String> {
+        let process = self.process.take().expect("the server runs");
+        signal("INT", process.pid());
+        let log = process.finish(SOON).stderr;
+        let counted = log.split("counters=\"").nth(1).and_then(|rest| rest.split('"').next());
+        counted.unwrap_or_else(|| panic!("no counters in {log}")).split(", ").map(str::to_owned).collect()
     }
 
     /// Ends the process as a crash would.
