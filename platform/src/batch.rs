@@ -175,6 +175,55 @@ impl PacketBatch {
         Some((packet.header, bytes))
     }
 
+    /// Packet number `index`, with its device header.
+    pub fn packet_mut(&mut self, index: usize) -> Option<(&mut VnetHeader, &mut [u8])> {
+        let packet = self.packets.get_mut(index)?;
+        let bytes = self.slab.get_mut(packet.start..packet.start + packet.len)?;
+        Some((&mut packet.header, bytes))
+    }
+
+    /// The last `overlap` bytes of the last packet (all of it, if it has fewer) and everything behind it. Empty when there
+    /// is no packet.
+    pub fn space_over_last(&mut self, overlap: usize) -> &mut [u8] {
+        let Some(last) = self.packets.last() else { return &mut [] };
+        let start = last.start + last.len - overlap.min(last.len);
+        self.slab.get_mut(start..).unwrap_or_default()
+    }
+
+    /// The last packet, and everything behind it. Both empty when there is no packet.
+    #[must_use]
+    pub fn last_and_behind(&self) -> (&[u8], &[u8]) {
+        let Some(last) = self.packets.last() else { return (&[], &[]) };
+        let (before, behind) = self.slab.split_at(last.start + last.len);
+        (before.get(last.start..).unwrap_or_default(), behind)
+    }
+
+    /// Adds the `len` bytes behind the last packet to it.
+    ///
+    /// # Panics
+    /// When there are fewer, or no packet: the caller wrote somewhere else.
+    pub fn grow_last(&mut self, len: usize) {
+        assert!(len <= self.last_and_behind().1.len(), "{len} bytes were not written behind the last packet");
+        let Some(last) = self.packets.last_mut() else { return };
+        last.len += len;
+        self.used = (last.start + last.len).next_multiple_of(ALIGNMENT);
+    }
+
+    /// Appends a packet that begins with `headers` and goes on with the `len` bytes behind the last packet, which are
+    /// moved to where it begins. A packet that does not fit is dropped; returns whether it did.
+    pub fn commit_behind_last(&mut self, headers: &[u8], len: usize) -> bool {
+        let from = self.packets.last().map_or(0, |last| last.start + last.len);
+        let total = headers.len() + len;
+        if self.free_space().len() < total {
+            return false;
+        }
+        let start = self.used + HEADROOM;
+        self.slab.copy_within(from..from + len, start + headers.len());
+        self.slab[start..start + headers.len()].copy_from_slice(headers);
+        self.commit(VnetHeader::default(), total);
+        true
+    }
+
     /// Whether a device may read once more: a slot is free and the longest packet fits, because a TUN
     /// descriptor cuts what does not fit without a word.
     pub(crate) fn has_room_for_any_packet(&mut self) -> bool {

@@ -14,7 +14,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use crate::forwarding::{
-    Fib, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, OUT_BATCH_PACKETS, Outbound, SEND_BYTES, StrangerDatagram,
+    Fib, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, OUT_BATCH_PACKETS, Offloads, Outbound, SEND_BYTES,
+    StrangerDatagram,
 };
 use crate::identity::TunnelPublic;
 use crate::metrics::Counters;
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     pub(super) fib: Arc<ArcSwap<Fib>>,
     pub(super) socket: Arc<UdpSockets>,
     pub(super) own_key: TunnelPublic,
+    /// What the device takes in one piece.
+    pub(super) offloads: Offloads,
     pub(super) counters: Arc<Counters>,
     pub(super) notices: mpsc::Sender<Notice>,
     pub(super) strangers: mpsc::Sender<StrangerDatagram>,
@@ -152,7 +155,7 @@ fn run_outbound(shared: &Shared, mut device: TunQueue, stop: &Stop) -> io::Resul
 }
 
 fn run_inbound(shared: &Shared, mut device: TunQueue, stop: &Stop) -> io::Result<()> {
-    let mut inbound = Inbound::new(Arc::clone(&shared.counters), &shared.own_key);
+    let mut inbound = Inbound::new(Arc::clone(&shared.counters), &shared.own_key, shared.offloads);
     let mut received = RecvBatch::new();
     let mut packets = PacketBatch::new(IN_BATCH_BYTES, IN_BATCH_PACKETS);
     let mut sink = Sink::new(shared);

@@ -25,7 +25,7 @@ use super::store::{Changes, Loaded, Store};
 use super::{now, preflight};
 use crate::api::{Error, ErrorCode, HealthEntry, StartReport, Started};
 use crate::config::{Config, Origin};
-use crate::forwarding::Fib;
+use crate::forwarding::{Fib, Offloads};
 use crate::identity::{AgentId, AliasTable, IdentityKey, OVERLAY_PREFIX, TunnelSecret, overlay_ipv6};
 use crate::metrics::Counters;
 use crate::node::{Node, NodeConfig};
@@ -150,6 +150,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         fib,
         socket: Arc::clone(&host.sockets),
         own_key: node.tunnel_key(),
+        offloads: Offloads { tcp: host.tun.tcp_offload(), udp: host.tun.udp_offload() },
         counters,
         notices,
         strangers,

@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use agentnet_platform::batch::{PacketBatch, VnetHeader};
+use agentnet_platform::batch::PacketBatch;
 use agentnet_platform::udp::RecvBatch;
 use parking_lot::MutexGuard;
 
+use super::coalesce::{Coalescer, Offloads};
 use super::{Fib, FibPeer, Notice, NoticeSink, PeerPath, StrangerDatagram};
 use crate::identity::TunnelPublic;
 use crate::metrics::Counters;
@@ -27,6 +28,7 @@ use crate::wire::relay::RelayFrame;
 pub struct Inbound {
     counters: Arc<Counters>,
     filter: HandshakeFilter,
+    coalescer: Coalescer,
 }
 
 /// The peer of the current run of datagrams, with its session locked.
@@ -48,13 +50,13 @@ enum Onward {
 }
 
 impl Inbound {
-    /// A data plane that counts here, of the agent with this tunnel key.
+    /// A data plane that counts here, of the agent with this tunnel key, for a device with these offloads.
     #[must_use]
-    pub fn new(counters: Arc<Counters>, own_key: &TunnelPublic) -> Self {
-        Self { counters, filter: HandshakeFilter::new(own_key) }
+    pub fn new(counters: Arc<Counters>, own_key: &TunnelPublic, offloads: Offloads) -> Self {
+        Self { counters, filter: HandshakeFilter::new(own_key), coalescer: Coalescer::new(offloads) }
     }
 
-    /// Takes a received batch through steps 2 to 8. Afterwards `packets` is to be written to the device. It must have
+    /// Takes a received batch through steps 2 to 9. Afterwards `packets` is to be written to the device. It must have
     /// room for everything received.
     pub fn process(
         &mut self,
@@ -93,13 +95,19 @@ impl Inbound {
                 let tunnel = peer.shared.tunnel.lock();
                 run = Some(Run { peer, tunnel, data_from: primary, control_from: primary });
             }
-            if let Some(run) = &mut run {
-                self.receive(now, fib, run, path, data, packets, notices);
+            let Some(run) = &mut run else { continue };
+            // 4. open straight into the device's buffer
+            let out = self.coalescer.space(packets);
+            match self.receive(now, fib, run, path, data, out, notices) {
+                // 9. what continues the packet before becomes one with it
+                Some(len) => self.coalescer.take(packets, len),
+                None => self.coalescer.leave(packets),
             }
         }
+        self.coalescer.finish(packets);
     }
 
-    /// Steps 4 to 8 for one datagram.
+    /// Steps 4 to 8 for one datagram. Returns the length of the packet in `out` that goes to the device.
     #[expect(clippy::too_many_arguments, reason = "the state of one batch, spelled out")]
     fn receive(
         &self,
@@ -108,25 +116,28 @@ impl Inbound {
         run: &mut Run<'_>,
         path: PeerPath,
         datagram: &[u8],
-        packets: &mut PacketBatch,
+        out: &mut [u8],
         notices: &mut dyn NoticeSink,
-    ) {
-        // 4. open straight into the device's buffer
-        let out = packets.free_space();
+    ) -> Option<usize> {
         let opened = match run.tunnel.open(now, datagram, out) {
             Ok(opened) => opened,
-            Err(OpenError::ShortBuffer) => return self.counters.drop_in_interface.increment(),
-            Err(OpenError::NotIp) => return self.counters.drop_in_malformed.increment(),
-            Err(_) => return self.counters.drop_in_unauthenticated.increment(),
+            Err(error) => {
+                self.count_unopened(error);
+                return None;
+            }
         };
         if opened.session_confirmed {
             run.peer.shared.set_confirmed();
         }
         self.tell_control_plane(run, notices);
         let Some(packet) = out.get_mut(..opened.len).filter(|packet| !packet.is_empty()) else {
-            return heard(now, run, path, true, notices);
+            heard(now, run, path, true, notices);
+            return None;
         };
-        let Ok(view) = IpView::parse(&*packet) else { return self.counters.drop_in_malformed.increment() };
+        let Ok(view) = IpView::parse(&*packet) else {
+            self.counters.drop_in_malformed.increment();
+            return None;
+        };
         let (len, opens_tcp) = (view.total_len(), is_tcp_syn(&view));
         let onward = self.admit(now, fib, run.peer, &view);
         heard(now, run, path, !matches!(onward, Onward::Control), notices);
@@ -138,23 +149,33 @@ impl Inbound {
                 if !taken || !notices.notice(Notice::Control { peer, packet, newest, path }) {
                     self.counters.drop_notices.increment();
                 }
+                None
             }
             Onward::Device(aliases) => {
                 if let Some((source, destination)) = aliases
                     && rewrite_ipv4(packet, source, destination, false).is_err()
                 {
-                    return self.counters.drop_in_malformed.increment();
+                    self.counters.drop_in_malformed.increment();
+                    return None;
                 }
                 // 8. TCP that begins: what is sent back must pass the path
                 if opens_tcp {
                     clamp_mss(packet, run.peer.shared.path_mtu());
                 }
-                packets.commit(VnetHeader::default(), len);
                 self.counters.rx_packets.increment();
                 self.counters.rx_bytes.add(len as u64);
                 run.peer.shared.counters.rx_bytes.fetch_add(len as u64, Ordering::Relaxed);
+                Some(len)
             }
-            Onward::Dropped => {}
+            Onward::Dropped => None,
+        }
+    }
+
+    fn count_unopened(&self, error: OpenError) {
+        match error {
+            OpenError::ShortBuffer => self.counters.drop_in_interface.increment(),
+            OpenError::NotIp => self.counters.drop_in_malformed.increment(),
+            _ => self.counters.drop_in_unauthenticated.increment(),
         }
     }
 

@@ -11,7 +11,8 @@
 //!   6. segment, and seal straight into the send buffer              6. both consented? source and destination right?
 //!   7. send the batch, equal sizes as one UDP_SEGMENT train         7. policy; IPv4 aliases rewritten to local ones
 //!                                                                   8. TCP that begins: no longer than the path takes
-//!                                                                   9. write the batch to the device
+//!                                                                   9. what continues the packet before becomes one with it
+//!                                                                  10. write the batch to the device
 //! ```
 //!
 //! [`Outbound`] and [`Inbound`] are functions over batches, each driven by one packet thread that owns it. They read one
@@ -19,6 +20,7 @@
 //! of that peer, never across a system call. They allocate nothing on the way of an ordinary packet. What the control
 //! plane must know leaves as a [`Notice`], on the first packet of a period or when a packet cannot go on.
 
+mod coalesce;
 mod fib;
 mod fit;
 mod fragment;
@@ -28,6 +30,7 @@ mod outbound;
 mod peer_path;
 mod segment;
 
+pub use coalesce::Offloads;
 pub use fib::{Fib, FibPeer, Ipv4Aliases, PeerCounters, SharedPeer};
 pub use inbound::Inbound;
 pub use notice::{Notice, NoticeSink, StrangerDatagram};

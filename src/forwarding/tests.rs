@@ -105,7 +105,7 @@ impl Bench {
                 Some(crate::identity::DEFAULT_IPV4_RANGE),
                 [(index, Arc::new(entry))],
             ),
-            inbound: Inbound::new(Arc::clone(&counters), &own_secret.public()),
+            inbound: Inbound::new(Arc::clone(&counters), &own_secret.public(), Offloads::default()),
             counters,
             socket,
             peer_socket,

@@ -15,6 +15,7 @@
 //! | [`icmp`] | the ICMP errors sent back to local programs |
 //! | [`mss`] | the segment size that TCP connections begin with |
 
+pub(crate) mod checksum;
 pub mod classify;
 pub mod control;
 pub mod icmp;

@@ -1,4 +1,4 @@
-mod reference;
+pub(in crate::forwarding) mod reference;
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use agentnet::forwarding::{Fib, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, Outbound, StrangerDatagram};
+use agentnet::forwarding::{Fib, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, Offloads, Outbound, StrangerDatagram};
 use agentnet::identity::{AgentId, DEFAULT_IPV4_RANGE, HostPort, IdentityKey, RendezvousRef, TunnelSecret};
 use agentnet::metrics::Counters;
 use agentnet::node::{Event, Input, Node, NodeConfig, Output, StoredPeer};
@@ -139,7 +139,7 @@ impl Host {
         let (socket, network) = pipe_socket(&addresses, PORT).expect("enough file descriptors");
         Self {
             fib: Arc::new(Fib::new(node.ipv6(), None, None, [])),
-            inbound: Inbound::new(Arc::clone(&counters), &node.tunnel_key()),
+            inbound: Inbound::new(Arc::clone(&counters), &node.tunnel_key(), Offloads::default()),
             outbound: Outbound::new(Arc::clone(&counters)),
             node,
             counters,
@@ -170,7 +170,7 @@ impl Host {
         self.node = self.profile.start(now, addresses.clone(), self.sequence, rows, &self.counters);
         (self.socket, self.network) = pipe_socket(&addresses, PORT).expect("enough file descriptors");
         self.fib = Arc::new(Fib::new(self.node.ipv6(), None, None, []));
-        self.inbound = Inbound::new(Arc::clone(&self.counters), &self.node.tunnel_key());
+        self.inbound = Inbound::new(Arc::clone(&self.counters), &self.node.tunnel_key(), Offloads::default());
         self.outbound = Outbound::new(Arc::clone(&self.counters));
         self.queues = Queues::default();
         self.extra_sockets = 0;

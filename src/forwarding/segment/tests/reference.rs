@@ -9,52 +9,52 @@ const DESTINATION_V4: Ipv4Addr = Ipv4Addr::new(100, 99, 254, 255);
 const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0xfd61, 1, 2, 3, 0xffff, 5, 6, 7);
 const DESTINATION_V6: Ipv6Addr = Ipv6Addr::new(0xfd61, 0xffff, 0, 0, 1, 0, 0xfffe, 9);
 
-pub(super) const FIN: u8 = 0x01;
-pub(super) const SYN: u8 = 0x02;
-pub(super) const RST: u8 = 0x04;
-pub(super) const PSH: u8 = 0x08;
-pub(super) const ACK: u8 = 0x10;
-pub(super) const URG: u8 = 0x20;
-pub(super) const ECE: u8 = 0x40;
-pub(super) const CWR: u8 = 0x80;
+pub(in crate::forwarding) const FIN: u8 = 0x01;
+pub(in crate::forwarding) const SYN: u8 = 0x02;
+pub(in crate::forwarding) const RST: u8 = 0x04;
+pub(in crate::forwarding) const PSH: u8 = 0x08;
+pub(in crate::forwarding) const ACK: u8 = 0x10;
+pub(in crate::forwarding) const URG: u8 = 0x20;
+pub(in crate::forwarding) const ECE: u8 = 0x40;
+pub(in crate::forwarding) const CWR: u8 = 0x80;
 
 /// A packet as a program means it. [`Spec::build`] writes it, field by field, with its checksum or only the sum of its
 /// pseudo header; the segments that must come out are further specs.
 #[derive(Debug, Clone)]
-pub(super) struct Spec {
-    pub(super) ipv4: bool,
-    pub(super) tcp: bool,
+pub(in crate::forwarding) struct Spec {
+    pub(in crate::forwarding) ipv4: bool,
+    pub(in crate::forwarding) tcp: bool,
     /// IPv4 options, or the IPv6 extension headers (the first is a hop-by-hop header, the others destination options).
-    pub(super) extra: Vec<u8>,
-    pub(super) ident: u16,
-    pub(super) sequence: u32,
-    pub(super) flags: u8,
-    pub(super) tcp_options: Vec<u8>,
-    pub(super) payload: Vec<u8>,
+    pub(in crate::forwarding) extra: Vec<u8>,
+    pub(in crate::forwarding) ident: u16,
+    pub(in crate::forwarding) sequence: u32,
+    pub(in crate::forwarding) flags: u8,
+    pub(in crate::forwarding) tcp_options: Vec<u8>,
+    pub(in crate::forwarding) payload: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Sum {
+pub(in crate::forwarding) enum Sum {
     Complete,
     Partial,
 }
 
 impl Spec {
-    pub(super) fn new(ipv4: bool, tcp: bool, payload_len: usize) -> Self {
+    pub(in crate::forwarding) fn new(ipv4: bool, tcp: bool, payload_len: usize) -> Self {
         let payload = (0..payload_len).map(|at| (at * 7 + at / 251) as u8).collect();
         let (extra, tcp_options) = (Vec::new(), Vec::new());
         Self { ipv4, tcp, extra, ident: 0xfffe, sequence: 0xffff_ff00, flags: ACK, tcp_options, payload }
     }
 
-    pub(super) fn l4_offset(&self) -> usize {
+    pub(in crate::forwarding) fn l4_offset(&self) -> usize {
         if self.ipv4 { 20 + self.extra.len() } else { 40 + self.extra.len() }
     }
 
-    pub(super) fn header_len(&self) -> usize {
+    pub(in crate::forwarding) fn header_len(&self) -> usize {
         self.l4_offset() + if self.tcp { 20 + self.tcp_options.len() } else { 8 }
     }
 
-    pub(super) fn build(&self, which: Sum) -> Vec<u8> {
+    pub(in crate::forwarding) fn build(&self, which: Sum) -> Vec<u8> {
         let mut l4: Vec<u8> = [0x30, 0x39, 0xff, 0xfe].to_vec();
         let l4_len = (self.header_len() - self.l4_offset() + self.payload.len()) as u16;
         if self.tcp {
@@ -116,7 +116,7 @@ impl Spec {
     }
 
     /// The device header of Linux for this packet.
-    pub(super) fn device_header(&self, gso_size: u16) -> VnetHeader {
+    pub(in crate::forwarding) fn device_header(&self, gso_size: u16) -> VnetHeader {
         let gso_type = match (gso_size, self.tcp, self.ipv4) {
             (0, ..) => VnetHeader::GSO_NONE,
             (_, false, _) => VnetHeader::GSO_UDP_L4,
@@ -134,7 +134,7 @@ impl Spec {
     }
 
     /// What must come out, by the words of the table at the top of segment.rs.
-    pub(super) fn cut(&self, gso_size: usize) -> Vec<Self> {
+    pub(in crate::forwarding) fn cut(&self, gso_size: usize) -> Vec<Self> {
         let mut segments = Vec::new();
         let mut rest = &self.payload[..];
         loop {
@@ -158,7 +158,7 @@ impl Spec {
 }
 
 /// Sum of 16 bit words, one at a time.
-pub(super) fn naive_sum(bytes: &[u8]) -> u16 {
+pub(in crate::forwarding) fn naive_sum(bytes: &[u8]) -> u16 {
     let mut sum = 0u32;
     for pair in bytes.chunks(2) {
         sum += u32::from(pair[0]) * 256 + u32::from(*pair.get(1).unwrap_or(&0));
