@@ -200,7 +200,7 @@ counters! {
     drop_introductions_kept,
     /// Relay channels refused, for whatever reason.
     drop_relay_open,
-    /// Relay channels that were not used for an hour, lost one of their ends, or gave way to a newer one of the same two clients.
+    /// Relay channels that were not used for an hour, lost one of their ends, or gave way to a newer one.
     drop_channels_closed,
     /// Relay frames that do not parse or carry no WireGuard message.
     drop_relay_invalid,

@@ -20,15 +20,19 @@
 //! # Where things are
 //!
 //! Who has a session is in `clients`, how one begins in `handshake`, what is asked inside in `requests`. What is kept is
-//! in `directory`, `introductions` and `channels`; who gets how much of a crowded relay, in `fairness`.
+//! in `directory`, `introductions` and `channels`; who gets how much of a crowded relay, in `fairness`, and who gives way
+//! in a full table, in `crowds`. What is answered to anybody, from no table, is in `stateless`.
 
 mod channels;
 mod clients;
+mod crowds;
 mod directory;
 mod fairness;
 mod handshake;
 mod introductions;
+mod pace;
 mod requests;
+mod stateless;
 mod table_sizes;
 
 use std::collections::VecDeque;
@@ -45,9 +49,7 @@ use crate::limits::{Bucket, RateLimiter, Rates};
 use crate::metrics::ServerCounters;
 use crate::time::{Now, Time};
 use crate::tunnel::HandshakeFilter;
-use crate::wire::{
-    DatagramKind, MAX_DATAGRAM, PROTOCOL_VERSIONS, RecordRequest, RelayFrame, ServerAddresses, classify, respond,
-};
+use crate::wire::{DatagramKind, MAX_DATAGRAM, PROTOCOL_VERSIONS, RelayFrame, ServerAddresses, classify};
 
 pub use clients::REGISTRATION_S;
 pub use introductions::{INTRODUCTION_LIFETIME, RowError, StoredIntroduction};
@@ -65,14 +67,11 @@ const RECORD_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 const RECORD_RENEWAL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Records and introductions that became too old are looked for this often.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
-/// STUN requests answered per second: each costs about 6 us, in all 3 % of a core.
-const STUN_RATE: u32 = 5000;
-/// Record requests. A client makes one before its first handshake.
-const RECORD_RATES: Rates = Rates { per_network: 20, total: 1000 };
 /// Handshake initiations from where no client is. Each costs five Diffie-Hellman operations, about 300 us.
 const INITIATION_RATES: Rates = Rates { per_network: 20, total: 500 };
-/// Initiations from where a client is, which pass whatever strangers send. 65,536 clients make 550 a second.
-const KNOWN_INITIATION_RATES: Rates = Rates { per_network: 500, total: 1500 };
+/// Initiations from where a client is, which pass whatever strangers send. 65,536 clients make 550 a second, those of one
+/// network rarely more than 20; no few networks use up the total. A client alone has its own pace besides.
+const KNOWN_INITIATION_RATES: Rates = Rates { per_network: 100, total: 1500 };
 /// Clients that one receive round can carry frames of: 32 trains of 64 datagrams.
 const ROUND_CLIENTS: usize = 32 * 64;
 
@@ -256,8 +255,8 @@ impl Server {
             introductions: Introductions::new(limits.introductions),
             channels: Channels::new(limits.channels, limits.channels_per_client),
             shares: FairShares::new(ROUND_CLIENTS),
-            stun_bucket: Bucket::full(now.time, STUN_RATE),
-            records: RateLimiter::new(RECORD_RATES),
+            stun_bucket: Bucket::full(now.time, stateless::STUN_RATE),
+            records: RateLimiter::new(stateless::RECORD_RATES),
             initiations: RateLimiter::new(INITIATION_RATES),
             known_initiations: RateLimiter::new(KNOWN_INITIATION_RATES),
             record_renewal: now.time + RECORD_RENEWAL,
@@ -430,42 +429,6 @@ impl Server {
         if let Ok(signed) = SignedRecord::sign(&self.identity, record) {
             self.store(Change::Sequence(signed.record().sequence));
             self.record = signed;
-        }
-    }
-
-    fn handle_stun(&mut self, now: Now, source: SocketAddr, local: Local, request: &[u8]) {
-        if !self.stun_bucket.take(now.time, STUN_RATE) {
-            return self.counters.drop_stun_rate.increment();
-        }
-        let answer = self.stun.iter().find_map(|server| {
-            let mut addresses = server.iter();
-            let primary = addresses.next()?;
-            // Behind a 1:1 NAT the host does not have its public address, so the port tells which one is meant.
-            let at = if local.port == Port::Primary { primary } else { addresses.next()? };
-            let answer = respond(request, source, at, server).ok()?;
-            let port = if answer.from.port() == primary.port() { Port::Primary } else { Port::Alternate };
-            Some((Local { port, ..local }, answer))
-        });
-        match answer {
-            Some((from, answer)) => {
-                self.counters.stun_answers.increment();
-                self.outputs.push_back(Output::Transmit { destination: answer.to, from, datagram: answer.datagram });
-            }
-            None => self.counters.drop_stun_invalid.increment(),
-        }
-    }
-
-    fn handle_record_request(&mut self, now: Now, route: Route, datagram: &[u8]) {
-        if !self.records.allow(now.time, route.destination) {
-            return self.counters.drop_record_rate.increment();
-        }
-        match RecordRequest::parse(datagram) {
-            Ok(request) => {
-                self.counters.record_answers.increment();
-                let answer = request.answer(&self.record);
-                self.transmit(route, answer);
-            }
-            Err(_) => self.counters.drop_record_invalid.increment(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::channels::{End, Opened};
 use super::clients::{REGISTRATION_S, Registration};
+use super::crowds::Network;
 use super::directory::Learned;
 use super::introductions::ToKeep;
 use super::{Change, ClientKey, Route, Server, is_wireguard};
@@ -62,20 +63,21 @@ impl Server {
     fn handle_register(&mut self, now: Now, key: ClientKey, record: &SignedRecord) {
         let id = record.id();
         let Some(client) = self.clients.get(key) else { return };
+        let network = client.network;
         let registered_as = client.registration.as_ref().map(|registration| registration.id);
         let Some(observed) = client.route.map(|route| route.destination) else { return };
         let valid = record.record().tunnel_key == client.tunnel_key
             && !record.is_expired(now.unix_s())
             && id != self.id
             && registered_as.is_none_or(|before| before == id);
-        if !valid || !self.learn_record(record) {
+        if !valid || !self.learn_record(record, network) {
             return self.counters.drop_register.increment();
         }
         // The agent has a new tunnel key, and with it a new session.
         if let Some(earlier) = self.clients.with_id(&id).filter(|earlier| *earlier != key) {
             self.forget(earlier);
             // It took the place of a client with it.
-            self.learn_record(record);
+            self.learn_record(record, network);
         }
         if registered_as.is_none() {
             tracing::debug!(client = %id.short(), address = %observed, "client registered");
@@ -91,8 +93,8 @@ impl Server {
     }
 
     /// False when the agent has another tunnel key since.
-    fn learn_record(&mut self, record: &SignedRecord) -> bool {
-        let (learned, evicted) = self.directory.register(record);
+    fn learn_record(&mut self, record: &SignedRecord, network: Network) -> bool {
+        let (learned, evicted) = self.directory.register(record, network);
         if let Some(evicted) = evicted {
             self.counters.drop_records_evicted.increment();
             self.store(Change::Record(evicted, None));

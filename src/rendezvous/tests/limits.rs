@@ -252,7 +252,32 @@ fn strangers_are_limited_per_network_and_clients_are_not_among_them() {
     let request = RecordRequest { transaction: [1; 16] }.emit();
     let answered = (0..100).filter(|_| !bench.put(stranger, &request).is_empty()).count();
     assert_eq!((answered, bench.counters.drop_record_rate.get()), (20, 80));
-    let binding = BindingRequest { transaction: [1; 12], change: StunChange::default(), fingerprint: false }.emit();
-    let answered = (0..6000).filter(|_| !bench.put(stranger, &binding).is_empty()).count();
-    assert_eq!((answered, bench.counters.drop_stun_rate.get()), (5000, 1000));
+}
+
+#[test]
+fn a_clients_handshakes_have_a_pace() {
+    let mut bench = Bench::new();
+    let mut client = Agent::registered(1, &mut bench);
+    let answered = |bench: &mut Bench, client: &mut Agent| {
+        let initiations = (0..10).map(|_| client.initiation(bench)).collect::<Vec<_>>();
+        initiations.iter().filter(|initiation| !bench.put(client.address, *initiation).is_empty()).count()
+    };
+    assert_eq!(answered(&mut bench, &mut client), 4);
+    assert_eq!(bench.counters.drop_handshake_rate.get(), 6);
+    bench.pass_time(2);
+    assert_eq!(answered(&mut bench, &mut client), 2);
+}
+
+#[test]
+fn a_few_networks_do_not_use_up_the_handshakes_of_all_clients() {
+    let mut bench = Bench::new();
+    let loud = [1, 2, 3].map(|number| Agent::registered(number, &mut bench).address);
+    let mut quiet = Agent::registered(4, &mut bench);
+    let initiation = Agent::new(9).initiation(&bench);
+    for from in loud {
+        for _ in 0..600 {
+            bench.put(from, &initiation);
+        }
+    }
+    quiet.connect(&mut bench);
 }
