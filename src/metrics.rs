@@ -192,11 +192,13 @@ counters! {
     drop_register,
     /// Introductions that are none by their first bytes.
     drop_introduce_invalid,
+    /// Introductions over the rate limit from one sender to one recipient, or of their recipient.
+    drop_introduce_rate,
     /// Introductions to agents the server does not know.
     drop_introduce_unknown,
     /// Introductions that found no place to be kept.
     drop_introduce_full,
-    /// Introductions kept that gave way to a later one of the same sender, or became too old.
+    /// Introductions kept that gave way to a later one, or became too old.
     drop_introductions_kept,
     /// Relay channels refused, for whatever reason.
     drop_relay_open,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rand_core::CryptoRng;
 
 use super::crowds::{Crowds, Network};
-use super::pace::Pace;
+use super::pace::{Arrivals, Pace, Recipients};
 use super::{ClientKey, Route};
 use crate::identity::{AgentId, TunnelPublic};
 use crate::limits::Bucket;
@@ -48,6 +48,10 @@ pub(super) struct Client {
     pub(super) relayed: Bucket,
     /// Its handshakes, from where it is.
     pub(super) initiations: Pace,
+    /// Whom it sent introductions.
+    pub(super) introduced: Recipients,
+    /// What introductions it was sent.
+    pub(super) arrivals: Arrivals,
     created: Time,
     heard: Time,
     /// Its place in the order of look-ups; what it is really due at may be later.
@@ -174,6 +178,8 @@ impl Clients {
             control: Bucket::full(now, CONTROL_RATE),
             relayed: Bucket::full(now, relay_rate),
             initiations: Pace::default(),
+            introduced: Recipients::default(),
+            arrivals: Arrivals::default(),
             created: now,
             heard: now,
             due,

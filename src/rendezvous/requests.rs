@@ -11,6 +11,7 @@ use super::introductions::ToKeep;
 use super::{Change, ClientKey, Route, Server, is_wireguard};
 use crate::identity::{AgentId, SignedRecord, overlay_ipv6};
 use crate::time::{Now, Time};
+use crate::trust::source_network;
 use crate::tunnel::sealed_len;
 use crate::wire::control::{ControlMessage, ControlPacket, IntroducedStatus, RelayRefusal, RendezvousMessage};
 use crate::wire::{DatagramKind, RELAY_PREFIX_LEN, RelayChannel, classify};
@@ -134,24 +135,37 @@ impl Server {
         if classify(&sealed) != DatagramKind::Introduction {
             return self.counters.drop_introduce_invalid.increment();
         }
-        let Some(observed) = self.clients.get(key).and_then(|client| client.route).map(|route| route.destination)
-        else {
-            return;
-        };
-        let message = RendezvousMessage::Introduction { sealed, observed };
-        let live = self.clients.with_id(&recipient).filter(|other| self.is_live(now.time, *other));
-        let status = if live.is_some_and(|other| self.answer(now.time, other, message.clone())) {
-            self.counters.introductions_delivered.increment();
-            IntroducedStatus::Delivered
-        } else if self.directory.get(&recipient, now.unix_s()).is_none() {
-            self.counters.drop_introduce_unknown.increment();
-            IntroducedStatus::Unknown
-        } else if let RendezvousMessage::Introduction { sealed, observed } = message {
-            self.keep(now, ToKeep { recipient, sender, observed, sealed })
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let Some(observed) = client.route.map(|route| route.destination) else { return };
+        let status = if client.introduced.take(now.time, recipient) {
+            self.pass_on(now, ToKeep { recipient, sender, observed, sealed })
         } else {
-            return;
+            self.counters.drop_introduce_rate.increment();
+            IntroducedStatus::Full
         };
         self.answer(now.time, key, RendezvousMessage::Introduced { recipient, status });
+    }
+
+    /// Sends an introduction to its recipient if that is there, else keeps it.
+    fn pass_on(&mut self, now: Now, introduction: ToKeep) -> IntroducedStatus {
+        let ToKeep { recipient, observed, .. } = introduction;
+        if let Some(other) = self.clients.with_id(&recipient).filter(|other| self.is_live(now.time, *other)) {
+            let network = source_network(observed.ip());
+            if !self.clients.get_mut(other).is_some_and(|other| other.arrivals.take(now.time, network)) {
+                self.counters.drop_introduce_rate.increment();
+                return IntroducedStatus::Full;
+            }
+            let message = RendezvousMessage::Introduction { sealed: introduction.sealed.clone(), observed };
+            if self.answer(now.time, other, message) {
+                self.counters.introductions_delivered.increment();
+                return IntroducedStatus::Delivered;
+            }
+        }
+        if self.directory.get(&recipient, now.unix_s()).is_none() {
+            self.counters.drop_introduce_unknown.increment();
+            return IntroducedStatus::Unknown;
+        }
+        self.keep(now, introduction)
     }
 
     fn keep(&mut self, now: Now, introduction: ToKeep) -> IntroducedStatus {

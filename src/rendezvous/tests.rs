@@ -245,6 +245,15 @@ impl Agent {
         (self.open_all(bench, &sent), sent)
     }
 
+    /// Introduces itself so many times at once; returns how often that was sent on or kept.
+    fn introduce_often(&mut self, bench: &mut Bench, recipient: u8, count: usize) -> usize {
+        let taken = (0..count).filter(|_| match self.introduce(bench, recipient, 1).0[..] {
+            [RendezvousMessage::Introduced { status, .. }] => status != IntroducedStatus::Full,
+            ref other => panic!("{other:?}"),
+        });
+        taken.count()
+    }
+
     fn open_channel(&mut self, bench: &mut Bench, peer: u8, number: u64) -> Result<(), RelayRefusal> {
         let (peer, channel) = (key(peer).id(), RelayChannel::new(number));
         let answers = self.ask(bench, RendezvousMessage::RelayOpen { peer, channel, first: Vec::new() });

@@ -53,3 +53,29 @@ fn a_crowd_pushes_out_nobody_before_his_registration() {
     }
     assert_eq!(newcomer.register(&mut bench).len(), 1);
 }
+
+#[test]
+fn one_sender_cannot_use_up_a_recipients_introductions() {
+    let mut bench = Bench::new();
+    let mut loud = Agent::registered(1, &mut bench);
+    let mut quiet = Agent::registered(2, &mut bench);
+    let _recipient = Agent::registered(3, &mut bench);
+    let _other = Agent::registered(4, &mut bench);
+    assert_eq!(loud.introduce_often(&mut bench, 3, 30), 4);
+    assert_eq!(loud.introduce_often(&mut bench, 4, 1), 1, "another recipient has nothing to do with it");
+    assert_eq!(quiet.introduce_often(&mut bench, 3, 1), 1);
+    assert_eq!(bench.counters.drop_introduce_rate.get(), 26);
+    bench.pass_time(1);
+    assert_eq!(loud.introduce_often(&mut bench, 3, 5), 1);
+}
+
+#[test]
+fn one_network_cannot_use_up_a_recipients_introductions() {
+    let mut bench = Bench::new();
+    let _recipient = Agent::registered(9, &mut bench);
+    let taken = [1, 2, 3]
+        .map(|number| Agent::registered_at(number, neighbour(1, number), &mut bench).introduce_often(&mut bench, 9, 4));
+    assert_eq!(taken, [4, 2, 0]);
+    assert_eq!(Agent::registered(5, &mut bench).introduce_often(&mut bench, 9, 4), 2);
+    assert_eq!(bench.counters.introductions_delivered.get(), 8);
+}
