@@ -45,7 +45,7 @@ use rand_core::CryptoRng;
 use crate::identity::ticket::is_usable_address;
 use crate::identity::{AgentId, AgentRecord, IdentityKey, RecordError, RendezvousRef, SignedRecord, TunnelSecret};
 use crate::identity::{is_overlay, overlay_ipv6};
-use crate::limits::{Bucket, RateLimiter, Rates};
+use crate::limits::{RateLimiter, Rates};
 use crate::metrics::ServerCounters;
 use crate::time::{Now, Time};
 use crate::tunnel::HandshakeFilter;
@@ -205,7 +205,8 @@ pub struct Server {
     introductions: Introductions,
     channels: Channels,
     shares: FairShares<ClientKey>,
-    stun_bucket: Bucket,
+    stun_requests: RateLimiter,
+    known_stun_requests: RateLimiter,
     records: RateLimiter,
     initiations: RateLimiter,
     known_initiations: RateLimiter,
@@ -255,7 +256,8 @@ impl Server {
             introductions: Introductions::new(limits.introductions),
             channels: Channels::new(limits.channels, limits.channels_per_client),
             shares: FairShares::new(ROUND_CLIENTS),
-            stun_bucket: Bucket::full(now.time, stateless::STUN_RATE),
+            stun_requests: RateLimiter::new(stateless::STUN_RATES),
+            known_stun_requests: RateLimiter::new(stateless::KNOWN_STUN_RATES),
             records: RateLimiter::new(stateless::RECORD_RATES),
             initiations: RateLimiter::new(INITIATION_RATES),
             known_initiations: RateLimiter::new(KNOWN_INITIATION_RATES),
