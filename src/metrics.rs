@@ -154,7 +154,7 @@ counters! {
     relay_bytes,
     /// Datagrams the kernel did not take.
     drop_send,
-    /// Datagrams from an overlay address or one that cannot be answered.
+    /// Datagrams from an overlay address, from one that cannot be answered, or from the server's own.
     drop_source,
     /// Datagrams of no known kind, or of one that is not for a server.
     drop_unknown_kind,
@@ -180,6 +180,8 @@ counters! {
     drop_unknown_index,
     /// WireGuard data that failed to authenticate, was replayed or belongs to no session.
     drop_unauthenticated,
+    /// Changes of a client's address that were not followed: too many in one second.
+    drop_client_moves,
     /// In-tunnel packets over the rate limit of their client.
     drop_control_rate,
     /// In-tunnel packets that are no control messages this version understands, or not between client and server.
@@ -210,6 +212,8 @@ counters! {
     drop_relay_channel,
     /// Relay frames that come from neither end of their channel.
     drop_relay_source,
+    /// Relay frames on a channel whose two ends are at one address.
+    drop_relay_loop,
     /// Relay frames over the rate limit of their client.
     drop_relay_rate,
     /// Relay frames over their client's fair share while more arrives than can be served.

@@ -79,7 +79,7 @@ pub(super) enum Opened {
     Renewed,
 }
 
-/// The channel number is taken, or a limit is reached.
+/// The channel number is taken, both ends are at one address, or a limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refused;
 
@@ -90,6 +90,8 @@ pub(super) enum NoPassage {
     Channel,
     /// It comes from neither end.
     Source,
+    /// Both ends are at one address: it would go back to where it came from.
+    Loop,
 }
 
 impl Channels {
@@ -108,6 +110,9 @@ impl Channels {
 
     /// Opens a channel between two clients, or renews it if that is what it is.
     pub(super) fn open(&mut self, now: Time, number: RelayChannel, opener: End, peer: End) -> Result<Opened, Refused> {
+        if opener.route.destination == peer.route.destination {
+            return Err(Refused);
+        }
         if let Some(channel) = self.open.get_mut(&number) {
             // Either end may renew it: it cannot tell whether the other still does.
             let ends = [channel.opener.owner, channel.peer.owner];
@@ -265,7 +270,9 @@ impl Channel {
     /// Who sent a frame from `source`, and where the other end is.
     fn ends(&self, source: SocketAddr) -> Result<(ClientKey, Route), NoPassage> {
         let (opener, peer) = (self.opener.route, self.peer.route);
-        if opener.destination == source {
+        if opener.destination == peer.destination {
+            Err(NoPassage::Loop)
+        } else if opener.destination == source {
             Ok((self.opener.owner, peer))
         } else if peer.destination == source {
             Ok((self.peer.owner, opener))
@@ -396,6 +403,17 @@ mod tests {
         );
         assert_eq!(channels.pass(at(12), RelayChannel::new(1), source(1)).map(|(from, _)| from), Ok(ClientKey(1)));
         assert_eq!((channels.len(), channels.due.len(), channels.offers.len()), (3, 3, 3));
+    }
+
+    #[test]
+    fn two_ends_at_one_address_are_a_loop() {
+        let mut channels = Channels::new(10, 10);
+        let twin = End { owner: ClientKey(2), ..end(1) };
+        assert_eq!(channels.open(at(0), NUMBER, end(1), twin), Err(Refused));
+        channels.open(at(0), NUMBER, end(1), end(2)).unwrap();
+        channels.moved(ClientKey(2), end(1).route);
+        assert_eq!(channels.pass(at(0), NUMBER, source(1)), Err(NoPassage::Loop));
+        assert_eq!(channels.sender(NUMBER, source(1)), None);
     }
 
     #[test]

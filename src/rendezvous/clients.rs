@@ -30,6 +30,8 @@ const SESSION_LIFE: Duration = Duration::from_secs(180);
 /// Control messages from one client, per second: enough for introductions to 50 agents at once. Each may cost a
 /// signature check, 60 us.
 pub(super) const CONTROL_RATE: u32 = 50;
+/// Changes of address that are followed, per client and second: a client between two networks, and no more.
+const MOVE_RATE: u32 = 4;
 /// Unregistered clients looked at for one that may give way.
 const LOOKED_AT: usize = 8;
 
@@ -52,6 +54,7 @@ pub(super) struct Client {
     pub(super) introduced: Recipients,
     /// What introductions it was sent.
     pub(super) arrivals: Arrivals,
+    moves: Bucket,
     created: Time,
     heard: Time,
     /// Its place in the order of look-ups; what it is really due at may be later.
@@ -69,6 +72,17 @@ pub(super) struct Registration {
 /// The order in which the clients of one network give way: first those that have not registered (`false`), of them and of
 /// the others the longest silent.
 type Standing = (bool, Time, ClientKey);
+
+/// What became of a client's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// It is where it was, or was nowhere before.
+    No,
+    /// It was elsewhere before.
+    Yes,
+    /// It moves too often: it stays where it was.
+    TooOften,
+}
 
 /// All clients.
 #[derive(Debug)]
@@ -180,6 +194,7 @@ impl Clients {
             initiations: Pace::default(),
             introduced: Recipients::default(),
             arrivals: Arrivals::default(),
+            moves: Bucket::full(now, MOVE_RATE),
             created: now,
             heard: now,
             due,
@@ -202,18 +217,20 @@ impl Clients {
         self.crowds.insert(client.network, client.standing(key));
     }
 
-    /// It is here now. True when it was elsewhere before.
-    pub(super) fn moved(&mut self, key: ClientKey, route: Route) -> bool {
-        let Some(client) = self.table.get_mut(&key) else { return false };
-        let before = client.route.replace(route);
-        if before == Some(route) {
-            return false;
+    /// It is here now.
+    pub(super) fn moved(&mut self, now: Time, key: ClientKey, route: Route) -> Moved {
+        let Some(client) = self.table.get_mut(&key) else { return Moved::No };
+        let before = client.route.filter(|before| *before != route);
+        if before.is_some() && !client.moves.take(now, MOVE_RATE) {
+            return Moved::TooOften;
         }
+        client.route = Some(route);
         if let Some(before) = before {
             self.forget_address(key, before.destination);
         }
-        self.by_address.insert(route.destination, key);
-        before.is_some()
+        // A source can be forged: another client's address stays its own for as long as that client is there.
+        self.by_address.entry(route.destination).or_insert(key);
+        if before.is_some() { Moved::Yes } else { Moved::No }
     }
 
     /// It said who it is, or said so again.

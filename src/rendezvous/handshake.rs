@@ -1,5 +1,6 @@
 //! How a session with a client begins, and what arrives in it.
 
+use super::clients::Moved;
 use super::crowds::Network;
 use super::{ClientKey, Route, Server};
 use crate::identity::TunnelPublic;
@@ -120,12 +121,23 @@ impl Server {
         }
         self.clients.heard(now.time, key);
         // A packet of an older session may have been under way while the client moved.
-        if opened.newest && self.clients.moved(key, route) {
-            tracing::debug!(address = %route.destination, "client moved");
-            self.channels.moved(key, route);
+        if opened.newest {
+            self.follow(now.time, key, route);
         }
         if opened.len > 0 {
             self.handle_packet(now, key, opened.len);
+        }
+    }
+
+    /// The client is here, if it says the truth: nothing but the address of its datagram tells.
+    fn follow(&mut self, now: Time, key: ClientKey, route: Route) {
+        match self.clients.moved(now, key, route) {
+            Moved::No => {}
+            Moved::Yes => {
+                tracing::debug!(address = %route.destination, "client moved");
+                self.channels.moved(key, route);
+            }
+            Moved::TooOften => self.counters.drop_client_moves.increment(),
         }
     }
 

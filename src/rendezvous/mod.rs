@@ -320,6 +320,10 @@ impl Server {
                 self.counters.drop_relay_source.increment();
                 return None;
             }
+            Err(NoPassage::Loop) => {
+                self.counters.drop_relay_loop.increment();
+                return None;
+            }
         };
         if !self.within_rate(now, sender, frame.len()) {
             self.counters.drop_relay_rate.increment();
@@ -337,7 +341,8 @@ impl Server {
     /// A datagram. Relay frames may come here too, at the cost of a copy. Drain the outputs afterwards.
     pub fn handle_datagram(&mut self, now: Now, source: SocketAddr, local: Local, datagram: &[u8]) {
         let overlay = matches!(source.ip(), IpAddr::V6(ip) if is_overlay(ip));
-        if overlay || !is_usable_address(&source) {
+        // What came from an own address would be answered, or even relayed, to this server.
+        if overlay || !is_usable_address(&source) || self.is_own(source, local) {
             return self.counters.drop_source.increment();
         }
         let kind = classify(datagram);
@@ -432,6 +437,12 @@ impl Server {
             self.store(Change::Sequence(signed.record().sequence));
             self.record = signed;
         }
+    }
+
+    /// Whether one of this server's ports is there.
+    fn is_own(&self, address: SocketAddr, local: Local) -> bool {
+        let mut own = self.stun.iter().flat_map(ServerAddresses::iter);
+        own.any(|own| own == address || own.port() == address.port() && local.ip == Some(address.ip()))
     }
 
     fn within_rate(&mut self, now: Time, client: ClientKey, bytes: usize) -> bool {

@@ -9,6 +9,7 @@ use crate::wire::{
 };
 
 mod crowding;
+mod forged_sources;
 mod hostile;
 mod limits;
 mod service;
