@@ -287,6 +287,16 @@ mod tests {
     }
 
     #[test]
+    fn within_one_network_the_sender_with_most_gives_way() {
+        let mut store = Introductions::new(100);
+        for sender in [2, 3, 4, 5, 1, 1, 1, 1] {
+            store.keep(NOW_MS, from(sender, "192.0.2.1:9", 100)).unwrap();
+        }
+        assert_eq!([6, 7].map(|sender| store.keep(NOW_MS, new(sender, 100, 0)).unwrap().replaced), [Some(4), Some(5)]);
+        assert_eq!(drain(&mut store, 100), [2, 3, 4, 5, 1, 1, 0, 0]);
+    }
+
+    #[test]
     fn in_a_full_store_the_network_with_most_gives_way() {
         let mut store = Introductions::new(4);
         for sender in 1..=4 {

@@ -84,7 +84,7 @@ pub struct Limits {
     pub records: usize,
     /// Introductions that wait for their recipient. Each costs about 1 KiB.
     pub introductions: usize,
-    /// Relay channels. Each costs about 300 bytes.
+    /// Relay channels. Each costs about 400 bytes.
     pub channels: usize,
     /// Relay channels opened by one client.
     pub channels_per_client: usize,
