@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use super::channels::{End, Opened};
 use super::clients::{REGISTRATION_S, Registration};
+use super::crowds::Network;
 use super::directory::Learned;
 use super::introductions::ToKeep;
 use super::{Change, ClientKey, Route, Server, is_wireguard};
 use crate::identity::{AgentId, SignedRecord, overlay_ipv6};
 use crate::time::{Now, Time};
+use crate::trust::source_network;
 use crate::tunnel::sealed_len;
 use crate::wire::control::{ControlMessage, ControlPacket, IntroducedStatus, RelayRefusal, RendezvousMessage};
 use crate::wire::{DatagramKind, RELAY_PREFIX_LEN, RelayChannel, classify};
@@ -62,20 +64,21 @@ impl Server {
     fn handle_register(&mut self, now: Now, key: ClientKey, record: &SignedRecord) {
         let id = record.id();
         let Some(client) = self.clients.get(key) else { return };
+        let network = client.network;
         let registered_as = client.registration.as_ref().map(|registration| registration.id);
         let Some(observed) = client.route.map(|route| route.destination) else { return };
         let valid = record.record().tunnel_key == client.tunnel_key
             && !record.is_expired(now.unix_s())
             && id != self.id
             && registered_as.is_none_or(|before| before == id);
-        if !valid || !self.learn_record(record) {
+        if !valid || !self.learn_record(record, network) {
             return self.counters.drop_register.increment();
         }
         // The agent has a new tunnel key, and with it a new session.
         if let Some(earlier) = self.clients.with_id(&id).filter(|earlier| *earlier != key) {
             self.forget(earlier);
             // It took the place of a client with it.
-            self.learn_record(record);
+            self.learn_record(record, network);
         }
         if registered_as.is_none() {
             tracing::debug!(client = %id.short(), address = %observed, "client registered");
@@ -91,8 +94,8 @@ impl Server {
     }
 
     /// False when the agent has another tunnel key since.
-    fn learn_record(&mut self, record: &SignedRecord) -> bool {
-        let (learned, evicted) = self.directory.register(record);
+    fn learn_record(&mut self, record: &SignedRecord, network: Network) -> bool {
+        let (learned, evicted) = self.directory.register(record, network);
         if let Some(evicted) = evicted {
             self.counters.drop_records_evicted.increment();
             self.store(Change::Record(evicted, None));
@@ -132,24 +135,37 @@ impl Server {
         if classify(&sealed) != DatagramKind::Introduction {
             return self.counters.drop_introduce_invalid.increment();
         }
-        let Some(observed) = self.clients.get(key).and_then(|client| client.route).map(|route| route.destination)
-        else {
-            return;
-        };
-        let message = RendezvousMessage::Introduction { sealed, observed };
-        let live = self.clients.with_id(&recipient).filter(|other| self.is_live(now.time, *other));
-        let status = if live.is_some_and(|other| self.answer(now.time, other, message.clone())) {
-            self.counters.introductions_delivered.increment();
-            IntroducedStatus::Delivered
-        } else if self.directory.get(&recipient, now.unix_s()).is_none() {
-            self.counters.drop_introduce_unknown.increment();
-            IntroducedStatus::Unknown
-        } else if let RendezvousMessage::Introduction { sealed, observed } = message {
-            self.keep(now, ToKeep { recipient, sender, observed, sealed })
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let Some(observed) = client.route.map(|route| route.destination) else { return };
+        let status = if client.introduced.take(now.time, recipient) {
+            self.pass_on(now, ToKeep { recipient, sender, observed, sealed })
         } else {
-            return;
+            self.counters.drop_introduce_rate.increment();
+            IntroducedStatus::Full
         };
         self.answer(now.time, key, RendezvousMessage::Introduced { recipient, status });
+    }
+
+    /// Sends an introduction to its recipient if that is there, else keeps it.
+    fn pass_on(&mut self, now: Now, introduction: ToKeep) -> IntroducedStatus {
+        let ToKeep { recipient, observed, .. } = introduction;
+        if let Some(other) = self.clients.with_id(&recipient).filter(|other| self.is_live(now.time, *other)) {
+            let network = source_network(observed.ip());
+            if !self.clients.get_mut(other).is_some_and(|other| other.arrivals.take(now.time, network)) {
+                self.counters.drop_introduce_rate.increment();
+                return IntroducedStatus::Full;
+            }
+            let message = RendezvousMessage::Introduction { sealed: introduction.sealed.clone(), observed };
+            if self.answer(now.time, other, message) {
+                self.counters.introductions_delivered.increment();
+                return IntroducedStatus::Delivered;
+            }
+        }
+        if self.directory.get(&recipient, now.unix_s()).is_none() {
+            self.counters.drop_introduce_unknown.increment();
+            return IntroducedStatus::Unknown;
+        }
+        self.keep(now, introduction)
     }
 
     fn keep(&mut self, now: Now, introduction: ToKeep) -> IntroducedStatus {
