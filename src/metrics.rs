@@ -186,6 +186,8 @@ counters! {
     drop_unauthenticated,
     /// Changes of a client's address that were not followed: too many in one second.
     drop_client_moves,
+    /// Clients that did not show that they receive where their packets come from.
+    drop_client_unproved,
     /// In-tunnel packets over the rate limit of their client.
     drop_control_rate,
     /// In-tunnel packets that are no control messages this version understands, or not between client and server.
@@ -218,6 +220,8 @@ counters! {
     drop_relay_source,
     /// Relay frames on a channel whose two ends are at one address.
     drop_relay_loop,
+    /// Relay frames to a client that has not shown where it is.
+    drop_relay_unproved,
     /// Relay frames over the rate limit of their client.
     drop_relay_rate,
     /// Relay frames over their client's fair share while more arrives than can be served.

@@ -46,8 +46,11 @@ pub(super) struct Channels {
 pub(super) struct End {
     /// Whose it is.
     pub(super) owner: ClientKey,
-    /// Where it is now.
-    pub(super) route: Route,
+    /// Where its newest packet came from: frames are taken from there as well. Who may pay for them is all that a forged
+    /// source decides; what they say is authenticated from end to end.
+    pub(super) heard: SocketAddr,
+    /// Where it has shown that it is. Frames go there only.
+    pub(super) route: Option<Route>,
 }
 
 #[derive(Debug)]
@@ -92,6 +95,8 @@ pub(super) enum NoPassage {
     Source,
     /// Both ends are at one address: it would go back to where it came from.
     Loop,
+    /// The other end has not shown where it is.
+    Nowhere,
 }
 
 impl Channels {
@@ -110,7 +115,7 @@ impl Channels {
 
     /// Opens a channel between two clients, or renews it if that is what it is.
     pub(super) fn open(&mut self, now: Time, number: RelayChannel, opener: End, peer: End) -> Result<Opened, Refused> {
-        if opener.route.destination == peer.route.destination {
+        if peer.is_at(opener.heard) || opener.meets(&peer) {
             return Err(Refused);
         }
         if let Some(channel) = self.open.get_mut(&number) {
@@ -128,7 +133,7 @@ impl Channels {
         }
         let opened = self.owned.get(&opener.owner).map_or(0, |owned| owned.opened.len());
         let offered = self.owned.get(&peer.owner).map_or(0, |owned| owned.offered.len());
-        let network = source_network(opener.route.destination.ip());
+        let network = source_network(opener.address().ip());
         let by_network = self.offers.get(&(peer.owner, network)).copied().unwrap_or(0);
         if opened >= self.limit_per_opener || offered >= MAX_OFFERED || by_network >= MAX_OFFERED_BY_NETWORK {
             return Err(Refused);
@@ -196,14 +201,14 @@ impl Channels {
         self.open.get(&number)?.ends(source).ok().map(|(from, _)| from)
     }
 
-    /// A client is somewhere else now.
-    pub(super) fn moved(&mut self, owner: ClientKey, route: Route) {
-        let Some(owned) = self.owned.get(&owner) else { return };
+    /// A client is somewhere else now, or has shown that it is.
+    pub(super) fn moved(&mut self, to: End) {
+        let Some(owned) = self.owned.get(&to.owner) else { return };
         for number in owned.opened.iter().chain(&owned.offered) {
             let Some(channel) = self.open.get_mut(number) else { continue };
             for end in [&mut channel.opener, &mut channel.peer] {
-                if end.owner == owner {
-                    end.route = route;
+                if end.owner == to.owner {
+                    *end = to;
                 }
             }
         }
@@ -269,16 +274,40 @@ impl Channels {
 impl Channel {
     /// Who sent a frame from `source`, and where the other end is.
     fn ends(&self, source: SocketAddr) -> Result<(ClientKey, Route), NoPassage> {
-        let (opener, peer) = (self.opener.route, self.peer.route);
-        if opener.destination == peer.destination {
-            Err(NoPassage::Loop)
-        } else if opener.destination == source {
-            Ok((self.opener.owner, peer))
-        } else if peer.destination == source {
-            Ok((self.peer.owner, opener))
-        } else {
-            Err(NoPassage::Source)
+        let (opener, peer) = (&self.opener, &self.peer);
+        if opener.meets(peer) {
+            return Err(NoPassage::Loop);
         }
+        // Who has shown that it is there comes before who only seems to be.
+        let (from, to) = if opener.is_at(source) {
+            (opener, peer)
+        } else if peer.is_at(source) {
+            (peer, opener)
+        } else if opener.heard == source {
+            (opener, peer)
+        } else if peer.heard == source {
+            (peer, opener)
+        } else {
+            return Err(NoPassage::Source);
+        };
+        Ok((from.owner, to.route.ok_or(NoPassage::Nowhere)?))
+    }
+}
+
+impl End {
+    /// Whether it has shown that it is here.
+    fn is_at(&self, address: SocketAddr) -> bool {
+        self.route.is_some_and(|route| route.destination == address)
+    }
+
+    /// Whether both have shown that they are at one address.
+    fn meets(&self, other: &Self) -> bool {
+        self.route.is_some_and(|route| other.is_at(route.destination))
+    }
+
+    /// Where it is, as far as is known.
+    fn address(&self) -> SocketAddr {
+        self.route.map_or(self.heard, |route| route.destination)
     }
 }
 
@@ -290,13 +319,22 @@ mod tests {
 
     fn end(client: u64) -> End {
         let destination = SocketAddr::from(([192, 0, 2, client as u8], 1000));
-        End { owner: ClientKey(client), route: Route { destination, local_ip: None } }
+        at_home(client, destination)
     }
 
     /// A client in another network than `end` has them.
     fn end_in(network: u8, client: u64) -> End {
         let destination = SocketAddr::from(([198, 51, network, client as u8], 1000));
-        End { owner: ClientKey(client), route: Route { destination, local_ip: None } }
+        at_home(client, destination)
+    }
+
+    fn at_home(client: u64, destination: SocketAddr) -> End {
+        let route = Some(Route { destination, local_ip: None });
+        End { owner: ClientKey(client), heard: destination, route }
+    }
+
+    fn route(client: u64) -> Route {
+        end(client).route.unwrap()
     }
 
     fn at(seconds: u64) -> Time {
@@ -304,15 +342,15 @@ mod tests {
     }
 
     fn source(client: u64) -> SocketAddr {
-        end(client).route.destination
+        end(client).heard
     }
 
     #[test]
     fn frames_pass_between_the_two_ends_only() {
         let mut channels = Channels::new(10, 10);
         assert_eq!(channels.open(at(0), NUMBER, end(1), end(2)), Ok(Opened::New));
-        assert_eq!(channels.pass(at(0), NUMBER, source(1)), Ok((ClientKey(1), end(2).route)));
-        assert_eq!(channels.pass(at(0), NUMBER, source(2)), Ok((ClientKey(2), end(1).route)));
+        assert_eq!(channels.pass(at(0), NUMBER, source(1)), Ok((ClientKey(1), route(2))));
+        assert_eq!(channels.pass(at(0), NUMBER, source(2)), Ok((ClientKey(2), route(1))));
         assert_eq!(channels.pass(at(0), NUMBER, source(3)), Err(NoPassage::Source));
         assert_eq!(channels.pass(at(0), RelayChannel::new(8), source(1)), Err(NoPassage::Channel));
         assert_eq!(channels.sender(NUMBER, source(2)), Some(ClientKey(2)));
@@ -334,9 +372,9 @@ mod tests {
     fn a_client_that_moved_is_followed_and_its_old_address_is_nobody() {
         let mut channels = Channels::new(10, 10);
         channels.open(at(0), NUMBER, end(1), end(2)).unwrap();
-        channels.moved(ClientKey(2), end(9).route);
-        assert_eq!(channels.pass(at(0), NUMBER, source(1)), Ok((ClientKey(1), end(9).route)));
-        assert_eq!(channels.pass(at(0), NUMBER, source(9)), Ok((ClientKey(2), end(1).route)));
+        channels.moved(End { owner: ClientKey(2), ..end(9) });
+        assert_eq!(channels.pass(at(0), NUMBER, source(1)), Ok((ClientKey(1), route(9))));
+        assert_eq!(channels.pass(at(0), NUMBER, source(9)), Ok((ClientKey(2), route(1))));
         assert_eq!(channels.pass(at(0), NUMBER, source(2)), Err(NoPassage::Source));
     }
 
@@ -411,7 +449,7 @@ mod tests {
         let twin = End { owner: ClientKey(2), ..end(1) };
         assert_eq!(channels.open(at(0), NUMBER, end(1), twin), Err(Refused));
         channels.open(at(0), NUMBER, end(1), end(2)).unwrap();
-        channels.moved(ClientKey(2), end(1).route);
+        channels.moved(End { owner: ClientKey(2), ..end(1) });
         assert_eq!(channels.pass(at(0), NUMBER, source(1)), Err(NoPassage::Loop));
         assert_eq!(channels.sender(NUMBER, source(1)), None);
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rand_core::CryptoRng;
 
+use super::channels::End;
 use super::crowds::{Crowds, Network};
 use super::pace::{Arrivals, Pace, Recipients};
 use super::{ClientKey, Route};
@@ -43,8 +44,10 @@ pub(super) struct Client {
     pub(super) network: Network,
     /// In a box, as it has 12 KiB: a table that grows must not move them all while frames wait.
     pub(super) tunnel: Box<Tunnel>,
-    /// Where its newest authenticated packet came from.
+    /// Where its newest authenticated packet came from, which can be forged: only what it asks is answered there.
     pub(super) route: Option<Route>,
+    /// Where it has shown that it receives: what others send it goes there.
+    pub(super) proved: Option<Route>,
     pub(super) registration: Option<Registration>,
     pub(super) control: Bucket,
     pub(super) relayed: Bucket,
@@ -188,6 +191,7 @@ impl Clients {
             network,
             tunnel: Box::new(tunnel),
             route: None,
+            proved: None,
             registration: None,
             control: Bucket::full(now, CONTROL_RATE),
             relayed: Bucket::full(now, relay_rate),
@@ -303,10 +307,20 @@ impl Client {
         self.route.is_some_and(|route| route.destination == address)
     }
 
-    /// Where it is, if what is sent there can be expected to arrive.
-    pub(super) fn live_route(&self, now: Time) -> Option<Route> {
+    /// Whether it has shown that it receives where its newest packet came from.
+    pub(super) fn is_proved(&self) -> bool {
+        self.proved.is_some() && self.proved == self.route
+    }
+
+    /// Whether what is sent to it can be expected to arrive, if it is where it seems to be.
+    pub(super) fn is_live(&self, now: Time) -> bool {
         let registered = self.registration.as_ref().is_some_and(|registration| now < registration.expires);
-        self.route.filter(|_| registered && self.tunnel.has_session(now))
+        registered && self.tunnel.has_session(now)
+    }
+
+    /// Its end of a channel.
+    pub(super) fn channel_end(&self, key: ClientKey) -> Option<End> {
+        Some(End { owner: key, heard: self.route?.destination, route: self.proved })
     }
 
     fn standing(&self, key: ClientKey) -> Standing {

@@ -125,31 +125,33 @@ impl Server {
             self.follow(now.time, key, route);
         }
         if opened.len > 0 {
-            self.handle_packet(now, key, opened.len);
+            self.handle_packet(now, key, route, opened.len);
         }
     }
 
-    /// The client is here, if it says the truth: nothing but the address of its datagram tells.
+    /// The client is here, if it says the truth: nothing but the address of its datagram tells, until it proves it.
     fn follow(&mut self, now: Time, key: ClientKey, route: Route) {
         match self.clients.moved(now, key, route) {
             Moved::No => {}
             Moved::Yes => {
                 tracing::debug!(address = %route.destination, "client moved");
-                self.channels.moved(key, route);
+                self.proofs.cancel(key);
+                self.lead_channels(key);
             }
             Moved::TooOften => self.counters.drop_client_moves.increment(),
         }
+        self.seek_proof(now, key);
     }
 
     /// What was opened, which is a control message or nothing a server understands.
-    fn handle_packet(&mut self, now: Now, key: ClientKey, len: usize) {
+    fn handle_packet(&mut self, now: Now, key: ClientKey, route: Route, len: usize) {
         let Some(client) = self.clients.get_mut(key) else { return };
         if !client.control.take(now.time, super::clients::CONTROL_RATE) {
             return self.counters.drop_control_rate.increment();
         }
         let packet = self.opened.get(..len).unwrap_or_default();
         match ControlPacket::parse(packet) {
-            Ok(packet) if packet.destination == self.ipv6 => self.handle_control(now, key, packet),
+            Ok(packet) if packet.destination == self.ipv6 => self.handle_control(now, key, route, packet),
             Ok(_) | Err(_) => self.counters.drop_control_invalid.increment(),
         }
     }

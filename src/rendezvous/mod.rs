@@ -10,7 +10,8 @@
 //! when [`Server::poll_timeout`] has passed, and its outputs are drained too.
 //!
 //! It never blocks, never reads a clock (the session library does, see [`crate::tunnel`]), never begins a conversation
-//! and answers nobody with more than was asked. Every table has a limit, in [`Limits`] or beside it.
+//! but to ask a client that moved whether it is there, and answers nobody with more than was asked. Every table has a limit,
+//! in [`Limits`] or beside it.
 //!
 //! # What it can do to its clients
 //!
@@ -19,8 +20,8 @@
 //!
 //! # Where things are
 //!
-//! Who has a session is in `clients`, how one begins in `handshake`, what is asked inside in `requests`. What is kept is
-//! in `directory`, `introductions` and `channels`; who gets how much of a crowded relay, in `fairness`, and who gives way
+//! Who has a session is in `clients`, how one begins in `handshake`, what is asked inside in `requests`, and how a client
+//! shows where it is in `routability`. What is kept is in `directory`, `introductions` and `channels`; who gets how much of a crowded relay, in `fairness`, and who gives way
 //! in a full table, in `crowds`. What is answered to anybody, from no table, is in `stateless`.
 
 mod channels;
@@ -32,6 +33,7 @@ mod handshake;
 mod introductions;
 mod pace;
 mod requests;
+mod routability;
 mod stateless;
 mod table_sizes;
 
@@ -60,6 +62,7 @@ use clients::Clients;
 use directory::Directory;
 use fairness::FairShares;
 use introductions::Introductions;
+use routability::Proofs;
 
 /// How long the server's record is valid.
 const RECORD_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -204,6 +207,7 @@ pub struct Server {
     directory: Directory,
     introductions: Introductions,
     channels: Channels,
+    proofs: Proofs,
     shares: FairShares<ClientKey>,
     stun_requests: RateLimiter,
     known_stun_requests: RateLimiter,
@@ -255,6 +259,7 @@ impl Server {
             directory: Directory::new(limits.records.max(limits.clients.saturating_add(1))),
             introductions: Introductions::new(limits.introductions),
             channels: Channels::new(limits.channels, limits.channels_per_client),
+            proofs: Proofs::default(),
             shares: FairShares::new(ROUND_CLIENTS),
             stun_requests: RateLimiter::new(stateless::STUN_RATES),
             known_stun_requests: RateLimiter::new(stateless::KNOWN_STUN_RATES),
@@ -324,6 +329,10 @@ impl Server {
                 self.counters.drop_relay_loop.increment();
                 return None;
             }
+            Err(NoPassage::Nowhere) => {
+                self.counters.drop_relay_unproved.increment();
+                return None;
+            }
         };
         if !self.within_rate(now, sender, frame.len()) {
             self.counters.drop_relay_rate.increment();
@@ -372,6 +381,7 @@ impl Server {
             self.counters.drop_clients_silent.increment();
             self.forget(client);
         }
+        self.proofs_due(now.time);
         let closed = self.channels.expire(now.time);
         self.counters.drop_channels_closed.add(closed as u64);
         if now.time >= self.sweep {
@@ -386,7 +396,7 @@ impl Server {
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Time {
-        let tables = [self.clients.next_timeout(), self.channels.next_timeout()];
+        let tables = [self.clients.next_timeout(), self.channels.next_timeout(), self.proofs.next_timeout()];
         tables.into_iter().flatten().fold(self.sweep.min(self.record_renewal), Time::min)
     }
 
@@ -454,6 +464,7 @@ impl Server {
     /// Forgets a client and closes its channels. Its record is remembered.
     fn forget(&mut self, client: ClientKey) {
         let Some(removed) = self.clients.remove(client) else { return };
+        self.proofs.cancel(client);
         let closed = self.channels.close_all(client);
         self.counters.drop_channels_closed.add(closed as u64);
         if let Some(registration) = removed.registration

@@ -3,8 +3,8 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use super::channels::{End, Opened};
-use super::clients::{REGISTRATION_S, Registration};
+use super::channels::Opened;
+use super::clients::{Client, REGISTRATION_S, Registration};
 use super::crowds::Network;
 use super::directory::Learned;
 use super::introductions::ToKeep;
@@ -22,7 +22,7 @@ const DELIVERED_AT_ONCE: usize = 4;
 
 impl Server {
     /// A control message to the server, in the session of this client.
-    pub(super) fn handle_control(&mut self, now: Now, key: ClientKey, packet: ControlPacket) {
+    pub(super) fn handle_control(&mut self, now: Now, key: ClientKey, route: Route, packet: ControlPacket) {
         let Some(client) = self.clients.get(key) else { return };
         let registration = client.registration.as_ref().map(|registration| (registration.id, registration.ipv6));
         match (packet.message, registration) {
@@ -31,6 +31,7 @@ impl Server {
             (ControlMessage::Ping { token }, _) => {
                 self.send(now.time, key, packet.source, &ControlMessage::Pong { token });
             }
+            (ControlMessage::Pong { token }, Some((id, _))) => self.handle_pong(now, (key, id), route, token),
             (ControlMessage::Rendezvous(RendezvousMessage::Register { record }), _) => {
                 self.handle_register(now, key, &record);
             }
@@ -88,9 +89,13 @@ impl Server {
         }
         let expires = now.time + Duration::from_secs(REGISTRATION_S.into());
         self.clients.register(key, Registration { id, ipv6: overlay_ipv6(&id), expires });
+        // Before the answer, so that it is proved before the client asks for more.
+        self.seek_proof(now.time, key);
         let relay = self.relay;
         self.answer(now.time, key, RendezvousMessage::Registered { observed, expires_s: REGISTRATION_S, relay });
-        self.deliver_kept(now, key, id);
+        if self.clients.get(key).is_some_and(Client::is_proved) {
+            self.deliver_kept(now, key, id);
+        }
     }
 
     /// False when the agent has another tunnel key since.
@@ -106,7 +111,8 @@ impl Server {
         learned != Learned::KeyReplaced
     }
 
-    fn deliver_kept(&mut self, now: Now, key: ClientKey, id: AgentId) {
+    /// Sends a client what waited for it, some of it.
+    pub(super) fn deliver_kept(&mut self, now: Now, key: ClientKey, id: AgentId) {
         for _ in 0..DELIVERED_AT_ONCE {
             let Some(kept) = self.introductions.take(&id) else { return };
             self.store(Change::Introduction(kept.number, None));
@@ -193,8 +199,10 @@ impl Server {
         if !self.relay {
             return Err(RelayRefusal::NotOffered);
         }
-        let end = |owner: ClientKey| Some(End { owner, route: self.clients.get(owner)?.live_route(now)? });
+        let end = |owner: ClientKey| self.clients.get(owner).filter(|client| client.is_live(now))?.channel_end(owner);
         let other = self.clients.with_id(&peer).filter(|other| *other != key).and_then(end);
+        let to_other = other.and_then(|other| other.route).ok_or(RelayRefusal::UnknownPeer)?;
+        // Its own address may be proved later: a proof that was lost on its way should not cost a try.
         let (opener, other) = end(key).zip(other).ok_or(RelayRefusal::UnknownPeer)?;
         match self.channels.open(now, channel, opener, other) {
             Ok(Opened::New) => self.counters.channels_opened.increment(),
@@ -206,7 +214,7 @@ impl Server {
             Err(_) => return Err(RelayRefusal::Full),
         }
         if !first.is_empty() {
-            self.relay_first(now, key, other.route, channel, first);
+            self.relay_first(now, key, to_other, channel, first);
         }
         Ok(())
     }
@@ -227,8 +235,9 @@ impl Server {
         self.transmit(route, frame);
     }
 
+    /// Whether it can be sent what it did not ask for.
     fn is_live(&self, now: Time, key: ClientKey) -> bool {
-        self.clients.get(key).is_some_and(|client| client.live_route(now).is_some())
+        self.clients.get(key).is_some_and(|client| client.is_live(now) && client.is_proved())
     }
 
     /// Says something to a registered client; whether it could be sealed.
@@ -238,7 +247,8 @@ impl Server {
         self.send(now, key, ipv6, &ControlMessage::Rendezvous(message))
     }
 
-    fn send(&mut self, now: Time, key: ClientKey, to: Ipv6Addr, message: &ControlMessage) -> bool {
+    /// Says something to a client, where its newest packet came from; whether it could be sealed.
+    pub(super) fn send(&mut self, now: Time, key: ClientKey, to: Ipv6Addr, message: &ControlMessage) -> bool {
         let packet = message.emit(self.ipv6, to);
         let Some(client) = self.clients.get_mut(key) else { return false };
         let mut datagram = vec![0; sealed_len(packet.len())];

@@ -227,11 +227,33 @@ impl Agent {
             .collect()
     }
 
+    /// Answers the Pings among what was sent; returns the rest, and what the answers brought.
+    fn prove(&mut self, bench: &mut Bench, sent: Vec<Sent>) -> Vec<RendezvousMessage> {
+        let mut said = Vec::new();
+        let mut brought = Vec::new();
+        let own = self.address;
+        for (_, _, datagram) in sent.into_iter().filter(|(to, ..)| *to == own) {
+            match self.open(bench, &datagram) {
+                ControlMessage::Rendezvous(message) => said.push(message),
+                ControlMessage::Ping { token } => brought.extend(self.pong(bench, token)),
+                other => panic!("{other:?}"),
+            }
+        }
+        said.extend(self.open_all(bench, &brought));
+        said
+    }
+
+    /// Says that this token was received.
+    fn pong(&mut self, bench: &mut Bench, token: u64) -> Vec<Sent> {
+        let pong = self.seal(bench, &ControlMessage::Pong { token }.emit(ipv6(self.number), ipv6(SERVER)));
+        bench.put(self.address, &pong)
+    }
+
     /// Says something; returns what was answered to it.
     fn ask(&mut self, bench: &mut Bench, message: RendezvousMessage) -> Vec<RendezvousMessage> {
         let datagram = self.sealed_message(bench, message);
         let sent = bench.put(self.address, &datagram);
-        self.open_all(bench, &sent)
+        self.prove(bench, sent)
     }
 
     fn register(&mut self, bench: &mut Bench) -> Vec<RendezvousMessage> {

@@ -37,10 +37,11 @@ fn a_channel_does_not_lead_back_to_where_a_frame_came_from() {
     let mut one = Agent::registered(1, &mut bench);
     let mut two = Agent::registered(2, &mut bench);
     one.open_channel(&mut bench, 2, 7).unwrap();
-    // Both pretend to be at another server, which sends back what it is sent.
+    // Both are at another server, which sends back what it is sent.
     let elsewhere = address(66);
     for agent in [&mut one, &mut two] {
-        appear_at(agent, &mut bench, elsewhere);
+        let sent = appear_at(agent, &mut bench, elsewhere);
+        agent.prove(&mut bench, sent);
     }
     assert_eq!(bench.put(elsewhere, &relay_frame(7, 64)), []);
     assert_eq!((bench.counters.drop_relay_loop.get(), bench.counters.relay_frames.get()), (1, 0));
@@ -80,4 +81,111 @@ fn a_clients_address_stays_its_own() {
     assert!(!key_at(&bench));
     appear_at(&mut attacker, &mut bench, victim.address);
     assert!(key_at(&bench), "then it is free");
+}
+
+/// Two clients with a channel, of which the second puts a victim's address on one packet. Returns what the victim is sent
+/// besides the answer to that packet.
+fn forging_pair(bench: &mut Bench) -> (Agent, Agent, Vec<Sent>) {
+    let mut accomplice = Agent::registered(1, bench);
+    let mut forger = Agent::registered(2, bench);
+    accomplice.open_channel(bench, 2, 7).unwrap();
+    let to_victim = appear_at(&mut forger, bench, address(66));
+    (accomplice, forger, to_victim)
+}
+
+#[test]
+fn no_frame_and_no_introduction_reaches_a_forged_source() {
+    let mut bench = Bench::new();
+    let (mut accomplice, mut forger, mut to_victim) = forging_pair(&mut bench);
+    let frame = relay_frame(7, 1000);
+    for second in 0..120 {
+        for _ in 0..10 {
+            to_victim.extend(bench.put(accomplice.address, &frame));
+        }
+        to_victim.extend(accomplice.introduce(&mut bench, 2, 1).1);
+        let renewed = accomplice.open_channel(&mut bench, 2, 8);
+        // Four Pings later it is not where it was either; the bench looks once a second.
+        assert_eq!(renewed, if second < 5 { Ok(()) } else { Err(RelayRefusal::UnknownPeer) }, "{second} s");
+        bench.pass_time(1);
+        to_victim.extend(bench.timeout());
+        if second % 20 == 19 {
+            accomplice.register(&mut bench);
+        }
+    }
+    to_victim.retain(|(to, ..)| *to == forger.address);
+    assert_eq!(to_victim.len(), 4);
+    for (_, _, datagram) in to_victim {
+        assert!(datagram.len() <= 84, "{} bytes", datagram.len());
+        assert!(matches!(forger.open(&bench, &datagram), ControlMessage::Ping { .. }));
+    }
+    assert_eq!(bench.counters.drop_client_unproved.get(), 1);
+    assert!(bench.counters.drop_relay_unproved.get() > 0);
+}
+
+#[test]
+fn frames_go_to_where_a_client_was_until_it_has_proved_where_it_is() {
+    let mut bench = Bench::new();
+    let (accomplice, mut mover, asked) = forging_pair(&mut bench);
+    let frame = relay_frame(7, 100);
+    let sent_to = |bench: &mut Bench, from| bench.put(from, &frame).first().map(|(to, ..)| *to);
+    assert_eq!(sent_to(&mut bench, accomplice.address), Some(address(2)));
+    // What it sends passes from there already, and from where it was.
+    for from in [mover.address, address(2)] {
+        assert_eq!(sent_to(&mut bench, from), Some(accomplice.address), "{from}");
+    }
+    mover.prove(&mut bench, asked);
+    assert_eq!(sent_to(&mut bench, accomplice.address), Some(mover.address));
+    assert_eq!(sent_to(&mut bench, mover.address), Some(accomplice.address));
+    assert_eq!(sent_to(&mut bench, address(2)), None);
+}
+
+#[test]
+fn a_token_proves_only_the_address_it_was_sent_to_and_the_newest() {
+    let mut bench = Bench::new();
+    let (accomplice, mut forger, asked) = forging_pair(&mut bench);
+    let ControlMessage::Ping { token } = forger.open(&bench, &asked[0].2) else { panic!("not asked") };
+    let sent_to = |bench: &mut Bench| bench.put(accomplice.address, &relay_frame(7, 100)).first().map(|(to, ..)| *to);
+    // A guess, and the token from where it was not sent to.
+    forger.pong(&mut bench, token ^ 1);
+    assert_eq!(sent_to(&mut bench), Some(address(2)));
+    forger.address = address(67);
+    forger.pong(&mut bench, token);
+    assert_eq!(sent_to(&mut bench), Some(address(2)));
+    // Back where it was: nothing is to be proved, and the tokens are void.
+    assert_eq!(appear_at(&mut forger, &mut bench, address(2)), []);
+    assert_eq!(bench.server.proofs.next_timeout(), None);
+    forger.address = address(66);
+    forger.pong(&mut bench, token);
+    assert_eq!(sent_to(&mut bench), Some(address(2)));
+    // Where it moved once too often it is not, whatever it knows.
+    bench.pass_time(1);
+    let asked = (67..71).map(|host| appear_at(&mut forger, &mut bench, address(host)).remove(0)).last().unwrap();
+    let ControlMessage::Ping { token } = forger.open(&bench, &asked.2) else { panic!("not asked") };
+    forger.address = address(71);
+    forger.pong(&mut bench, token);
+    assert_eq!(sent_to(&mut bench), Some(address(2)));
+    forger.address = address(70);
+    forger.pong(&mut bench, token);
+    assert_eq!(sent_to(&mut bench), Some(address(70)));
+}
+
+#[test]
+fn a_first_address_is_to_be_proved_as_well() {
+    let mut bench = Bench::new();
+    let mut accomplice = Agent::registered(1, &mut bench);
+    let mut forger = Agent::new(2);
+    // The response to its own initiation, and then everything else as if from the victim.
+    forger.connect(&mut bench);
+    forger.address = address(66);
+    let record = forger.record();
+    let register = forger.sealed_message(&bench, RendezvousMessage::Register { record });
+    let asked = bench.put(forger.address, &register);
+    assert_eq!(accomplice.open_channel(&mut bench, 2, 7), Err(RelayRefusal::UnknownPeer));
+    // Introductions wait.
+    let (answers, sent) = accomplice.introduce(&mut bench, 2, 1);
+    assert_eq!(answers, [RendezvousMessage::Introduced { recipient: forger.id(), status: IntroducedStatus::Stored }]);
+    assert!(sent.iter().all(|(to, ..)| *to == accomplice.address));
+    let brought = forger.prove(&mut bench, asked);
+    assert!(matches!(brought[..], [RendezvousMessage::Registered { .. }, RendezvousMessage::Introduction { .. }]));
+    assert_eq!(accomplice.open_channel(&mut bench, 2, 7), Ok(()));
 }
