@@ -158,7 +158,7 @@ counters! {
     relay_bytes,
     /// Datagrams the kernel did not take.
     drop_send,
-    /// Datagrams from an overlay address or one that cannot be answered.
+    /// Datagrams from an overlay address, from one that cannot be answered, or from the server's own.
     drop_source,
     /// Datagrams of no known kind, or of one that is not for a server.
     drop_unknown_kind,
@@ -184,6 +184,10 @@ counters! {
     drop_unknown_index,
     /// WireGuard data that failed to authenticate, was replayed or belongs to no session.
     drop_unauthenticated,
+    /// Changes of a client's address that were not followed: too many in one second.
+    drop_client_moves,
+    /// Clients that did not show that they receive where their packets come from.
+    drop_client_unproved,
     /// In-tunnel packets over the rate limit of their client.
     drop_control_rate,
     /// In-tunnel packets that are no control messages this version understands, or not between client and server.
@@ -196,15 +200,17 @@ counters! {
     drop_register,
     /// Introductions that are none by their first bytes.
     drop_introduce_invalid,
+    /// Introductions over the rate limit from one sender to one recipient, or of their recipient.
+    drop_introduce_rate,
     /// Introductions to agents the server does not know.
     drop_introduce_unknown,
     /// Introductions that found no place to be kept.
     drop_introduce_full,
-    /// Introductions kept that gave way to a later one of the same sender, or became too old.
+    /// Introductions kept that gave way to a later one, or became too old.
     drop_introductions_kept,
     /// Relay channels refused, for whatever reason.
     drop_relay_open,
-    /// Relay channels that were not used for an hour, lost one of their ends, or gave way to a newer one of the same two clients.
+    /// Relay channels that were not used for an hour, lost one of their ends, or gave way to a newer one.
     drop_channels_closed,
     /// Relay frames that do not parse or carry no WireGuard message.
     drop_relay_invalid,
@@ -212,6 +218,10 @@ counters! {
     drop_relay_channel,
     /// Relay frames that come from neither end of their channel.
     drop_relay_source,
+    /// Relay frames on a channel whose two ends are at one address.
+    drop_relay_loop,
+    /// Relay frames to a client that has not shown where it is.
+    drop_relay_unproved,
     /// Relay frames over the rate limit of their client.
     drop_relay_rate,
     /// Relay frames over their client's fair share while more arrives than can be served.

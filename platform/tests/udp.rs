@@ -352,10 +352,8 @@ fn a_closed_extra_socket_is_silent_and_its_port_free() {
         assert_eq!(a.send_to(b"x", to, (id, None)).unwrap_err().kind(), std::io::ErrorKind::NotConnected);
         // A program that another test starts at this moment has the socket too, until it runs.
         let is_free = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, source.port())).is_ok();
-        assert!((0..100).any(|_| is_free() || {
-            std::thread::sleep(Duration::from_millis(20));
-            false
-        }));
+        let wait = || wait_readable(&a.fds(), &waker, Some(Duration::from_millis(20))).unwrap().is_timeout();
+        assert!((0..100).any(|_| is_free() || !wait()));
         a.send_to(b"still here", to, None).unwrap();
         assert_eq!(receive(&b, 1)[0].data, b"still here");
     });

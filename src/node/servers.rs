@@ -10,13 +10,14 @@
 //! The agent's own servers are kept connected. Servers of peers are borrowed: connected while a peer that lists them is
 //! wanted, and let go [`BORROWED_FOR`] after.
 
+mod status;
+
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::limits::{MAX_SERVER_ADDRESSES, MAX_SERVERS, MESSAGE_RATE, RECORD_REQUEST_RATE, backoff};
 use super::{Node, Output, TimerKind};
-use crate::api::RendezvousStatus;
 use crate::forwarding::{FibPeer, PeerPath, SharedPeer, StrangerDatagram};
 use crate::identity::{AgentId, RendezvousRef, SignedRecord, TunnelPublic, overlay_ipv6};
 use crate::limits::Bucket;
@@ -162,30 +163,9 @@ impl Server {
     pub(super) fn relays(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.registered.is_some() && link.relays)
     }
-
-    fn status(&self) -> RendezvousStatus {
-        let link = self.link.as_ref();
-        let state = match link {
-            Some(link) if link.registered.is_some() && link.asks < 2 => "connected",
-            _ if self.tries >= 4 => "failed",
-            _ => "connecting",
-        };
-        RendezvousStatus {
-            id: self.id,
-            address: self.reference.address.to_string(),
-            state: state.to_owned(),
-            rtt_ms: link.and_then(|link| link.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
-        }
-    }
 }
 
 impl Node {
-    /// The servers in use, for `status`.
-    #[must_use]
-    pub fn rendezvous_statuses(&self) -> Vec<RendezvousStatus> {
-        self.servers.values().map(Server::status).collect()
-    }
-
     /// Begins with this agent's own servers.
     pub(super) fn add_servers(&mut self, now: Now, references: Vec<RendezvousRef>) {
         for reference in references {
@@ -482,14 +462,20 @@ impl Node {
         message: RendezvousMessage,
         everywhere: bool,
     ) -> bool {
-        let Some(server) = self.servers.get(&id) else { return false };
-        let Some(link) = &server.link else { return false };
-        let packet = ControlMessage::Rendezvous(message).emit(self.ipv6, server.ipv6);
+        let sealed = self.seal_for_server(now, id, &ControlMessage::Rendezvous(message));
+        if let Some(datagram) = &sealed {
+            self.transmit_to_server(id, datagram, everywhere);
+        }
+        sealed.is_some()
+    }
+
+    fn seal_for_server(&self, now: Now, id: AgentId, message: &ControlMessage) -> Option<Vec<u8>> {
+        let server = self.servers.get(&id)?;
+        let packet = message.emit(self.ipv6, server.ipv6);
         let mut datagram = vec![0; sealed_len(packet.len())];
-        let Ok(len) = link.shared.tunnel.lock().seal(now.time, &packet, &mut datagram) else { return false };
+        let len = server.link.as_ref()?.shared.tunnel.lock().seal(now.time, &packet, &mut datagram).ok()?;
         datagram.truncate(len);
-        self.transmit_to_server(id, &datagram, everywhere);
-        true
+        Some(datagram)
     }
 
     /// To where the server answered last; `everywhere`, or before it did, to all its addresses.
@@ -543,7 +529,15 @@ impl Node {
         let Ok(packet) = ControlPacket::parse(packet) else {
             return self.counters.drop_control_invalid.increment();
         };
-        let ControlMessage::Rendezvous(message) = packet.message else { return };
+        let message = match packet.message {
+            ControlMessage::Rendezvous(message) => message,
+            // Whether this agent receives where it seems to be: answered from there.
+            ControlMessage::Ping { token } => {
+                let pong = self.seal_for_server(now, id, &ControlMessage::Pong { token });
+                return pong.into_iter().for_each(|pong| self.transmit_on(path, pong));
+            }
+            _ => return,
+        };
         match message {
             RendezvousMessage::Registered { observed, relay, .. } => self.registered(now, id, observed, relay, path),
             RendezvousMessage::Introduction { sealed, observed } => {

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use rand_core::CryptoRng;
 
+use super::channels::End;
+use super::crowds::{Crowds, Network};
+use super::pace::{Arrivals, Pace, Recipients};
 use super::{ClientKey, Route};
 use crate::identity::{AgentId, TunnelPublic};
 use crate::limits::Bucket;
@@ -28,18 +31,33 @@ const SESSION_LIFE: Duration = Duration::from_secs(180);
 /// Control messages from one client, per second: enough for introductions to 50 agents at once. Each may cost a
 /// signature check, 60 us.
 pub(super) const CONTROL_RATE: u32 = 50;
+/// Changes of address that are followed, per client and second: a client between two networks, and no more.
+const MOVE_RATE: u32 = 4;
+/// Unregistered clients looked at for one that may give way.
+const LOOKED_AT: usize = 8;
 
 /// One client.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) tunnel_key: TunnelPublic,
+    /// Where its first handshake came from.
+    pub(super) network: Network,
     /// In a box, as it has 12 KiB: a table that grows must not move them all while frames wait.
     pub(super) tunnel: Box<Tunnel>,
-    /// Where its newest authenticated packet came from.
+    /// Where its newest authenticated packet came from, which can be forged: only what it asks is answered there.
     pub(super) route: Option<Route>,
+    /// Where it has shown that it receives: what others send it goes there.
+    pub(super) proved: Option<Route>,
     pub(super) registration: Option<Registration>,
     pub(super) control: Bucket,
     pub(super) relayed: Bucket,
+    /// Its handshakes, from where it is.
+    pub(super) initiations: Pace,
+    /// Whom it sent introductions.
+    pub(super) introduced: Recipients,
+    /// What introductions it was sent.
+    pub(super) arrivals: Arrivals,
+    moves: Bucket,
     created: Time,
     heard: Time,
     /// Its place in the order of look-ups; what it is really due at may be later.
@@ -54,6 +72,21 @@ pub(super) struct Registration {
     pub(super) expires: Time,
 }
 
+/// The order in which the clients of one network give way: first those that have not registered (`false`), of them and of
+/// the others the longest silent.
+type Standing = (bool, Time, ClientKey);
+
+/// What became of a client's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// It is where it was, or was nowhere before.
+    No,
+    /// It was elsewhere before.
+    Yes,
+    /// It moves too often: it stays where it was.
+    TooOften,
+}
+
 /// All clients.
 #[derive(Debug)]
 pub(super) struct Clients {
@@ -64,6 +97,7 @@ pub(super) struct Clients {
     indices: IndexTable<ClientKey>,
     /// Those that have not registered, the longest silent first.
     unregistered: BTreeSet<(Time, ClientKey)>,
+    crowds: Crowds<Network, Standing>,
     due: BTreeSet<(Time, ClientKey)>,
     next: u64,
     limit: usize,
@@ -79,6 +113,7 @@ impl Clients {
             by_address: HashMap::new(),
             indices: IndexTable::new(),
             unregistered: BTreeSet::new(),
+            crowds: Crowds::new(),
             due: BTreeSet::new(),
             next: 0,
             limit,
@@ -114,9 +149,18 @@ impl Clients {
         self.table.len() >= self.limit
     }
 
-    /// The one that gives way when there is no room.
-    pub(super) fn longest_silent_unregistered(&self) -> Option<ClientKey> {
-        self.unregistered.first().map(|(_, key)| *key)
+    /// The one that gives way to a newcomer of this network when there is no room: one of the most crowded network, else
+    /// one that has not registered. Whose own network is the most crowded takes places from that only, so that whoever
+    /// makes many keys cannot push out a client between its handshake and its registration.
+    pub(super) fn gives_way(&self, newcomer: Network) -> Option<ClientKey> {
+        if let Some(crowded) = self.crowds.crowded(newcomer) {
+            return self.crowds.first(crowded).map(|(_, _, key)| key);
+        }
+        let own = self.crowds.size(newcomer);
+        let silent = self.unregistered.iter().take(LOOKED_AT).filter_map(|(_, key)| Some((key, self.table.get(key)?)));
+        let mut yielding = silent.filter(|(_, other)| self.crowds.size(other.network) > own);
+        let of_others = yielding.next().map(|(key, _)| *key);
+        of_others.or_else(|| self.crowds.first(newcomer).filter(|(registered, ..)| !registered).map(|(_, _, key)| key))
     }
 
     /// A name and an index for a client in the making. To be given to [`insert`](Self::insert) or
@@ -136,25 +180,32 @@ impl Clients {
     pub(super) fn insert(
         &mut self,
         now: Time,
-        key: ClientKey,
-        tunnel_key: TunnelPublic,
+        (key, tunnel_key): (ClientKey, TunnelPublic),
+        network: Network,
         tunnel: Tunnel,
         relay_rate: u32,
     ) {
         let due = now + UNREGISTERED;
         let client = Client {
             tunnel_key,
+            network,
             tunnel: Box::new(tunnel),
             route: None,
+            proved: None,
             registration: None,
             control: Bucket::full(now, CONTROL_RATE),
             relayed: Bucket::full(now, relay_rate),
+            initiations: Pace::default(),
+            introduced: Recipients::default(),
+            arrivals: Arrivals::default(),
+            moves: Bucket::full(now, MOVE_RATE),
             created: now,
             heard: now,
             due,
         };
         self.by_tunnel_key.insert(tunnel_key, key);
         self.unregistered.insert((now, key));
+        self.crowds.insert(network, client.standing(key));
         self.due.insert((due, key));
         self.table.insert(key, client);
     }
@@ -165,21 +216,25 @@ impl Clients {
         if client.registration.is_none() && self.unregistered.remove(&(client.heard, key)) {
             self.unregistered.insert((now, key));
         }
+        self.crowds.remove(client.network, &client.standing(key));
         client.heard = now;
+        self.crowds.insert(client.network, client.standing(key));
     }
 
-    /// It is here now. True when it was elsewhere before.
-    pub(super) fn moved(&mut self, key: ClientKey, route: Route) -> bool {
-        let Some(client) = self.table.get_mut(&key) else { return false };
-        let before = client.route.replace(route);
-        if before == Some(route) {
-            return false;
+    /// It is here now.
+    pub(super) fn moved(&mut self, now: Time, key: ClientKey, route: Route) -> Moved {
+        let Some(client) = self.table.get_mut(&key) else { return Moved::No };
+        let before = client.route.filter(|before| *before != route);
+        if before.is_some() && !client.moves.take(now, MOVE_RATE) {
+            return Moved::TooOften;
         }
+        client.route = Some(route);
         if let Some(before) = before {
             self.forget_address(key, before.destination);
         }
-        self.by_address.insert(route.destination, key);
-        before.is_some()
+        // A source can be forged: another client's address stays its own for as long as that client is there.
+        self.by_address.entry(route.destination).or_insert(key);
+        if before.is_some() { Moved::Yes } else { Moved::No }
     }
 
     /// It said who it is, or said so again.
@@ -187,7 +242,9 @@ impl Clients {
         let Some(client) = self.table.get_mut(&key) else { return };
         self.unregistered.remove(&(client.heard, key));
         self.by_id.insert(registration.id, key);
+        self.crowds.remove(client.network, &client.standing(key));
         client.registration = Some(registration);
+        self.crowds.insert(client.network, client.standing(key));
     }
 
     /// Forgets a client.
@@ -196,6 +253,7 @@ impl Clients {
         self.by_tunnel_key.remove(&client.tunnel_key);
         self.indices.release(client.tunnel.index());
         self.unregistered.remove(&(client.heard, key));
+        self.crowds.remove(client.network, &client.standing(key));
         self.due.remove(&(client.due, key));
         if let Some(route) = client.route {
             self.forget_address(key, route.destination);
@@ -244,10 +302,29 @@ impl Clients {
 }
 
 impl Client {
-    /// Where it is, if what is sent there can be expected to arrive.
-    pub(super) fn live_route(&self, now: Time) -> Option<Route> {
+    /// Whether this is its address.
+    pub(super) fn is_at(&self, address: SocketAddr) -> bool {
+        self.route.is_some_and(|route| route.destination == address)
+    }
+
+    /// Whether it has shown that it receives where its newest packet came from.
+    pub(super) fn is_proved(&self) -> bool {
+        self.proved.is_some() && self.proved == self.route
+    }
+
+    /// Whether what is sent to it can be expected to arrive, if it is where it seems to be.
+    pub(super) fn is_live(&self, now: Time) -> bool {
         let registered = self.registration.as_ref().is_some_and(|registration| now < registration.expires);
-        self.route.filter(|_| registered && self.tunnel.has_session(now))
+        registered && self.tunnel.has_session(now)
+    }
+
+    /// Its end of a channel.
+    pub(super) fn channel_end(&self, key: ClientKey) -> Option<End> {
+        Some(End { owner: key, heard: self.route?.destination, route: self.proved })
+    }
+
+    fn standing(&self, key: ClientKey) -> Standing {
+        (self.registration.is_some(), self.heard, key)
     }
 
     /// When it is forgotten, unless something is heard of it.

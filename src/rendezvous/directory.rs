@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::crowds::{Crowds, Network};
 use crate::identity::{AgentId, SignedRecord};
 
 /// What is remembered.
@@ -10,6 +11,8 @@ pub(super) struct Directory {
     entries: HashMap<AgentId, Entry>,
     /// Those that are not clients now, by when they ceased to be, the longest gone first.
     past: BTreeMap<u64, AgentId>,
+    /// The same by network.
+    crowds: Crowds<Network, u64>,
     next: u64,
     limit: usize,
 }
@@ -19,6 +22,8 @@ struct Entry {
     record: SignedRecord,
     /// Its key in `past`; `None` while it is a client.
     place: Option<u64>,
+    /// Where the agent was; zeros if that was in an earlier life of the server.
+    network: Network,
 }
 
 /// What became of a record that was shown.
@@ -35,11 +40,11 @@ pub(super) enum Learned {
 impl Directory {
     /// Nothing remembered; at most `limit` records, which must be more than there can be clients.
     pub(super) fn new(limit: usize) -> Self {
-        Self { entries: HashMap::new(), past: BTreeMap::new(), next: 0, limit }
+        Self { entries: HashMap::new(), past: BTreeMap::new(), crowds: Crowds::new(), next: 0, limit }
     }
 
-    /// A client's record. Returns with it the past client that was forgotten to make room.
-    pub(super) fn register(&mut self, record: &SignedRecord) -> (Learned, Option<AgentId>) {
+    /// The record of a client of this network. Returns with it the past client that was forgotten to make room.
+    pub(super) fn register(&mut self, record: &SignedRecord, network: Network) -> (Learned, Option<AgentId>) {
         if let Some(entry) = self.entries.get_mut(&record.id()) {
             let known = !record.supersedes(&entry.record);
             if known && record.record().tunnel_key != entry.record.record().tunnel_key {
@@ -47,7 +52,9 @@ impl Directory {
             }
             if let Some(place) = entry.place.take() {
                 self.past.remove(&place);
+                self.crowds.remove(entry.network, &place);
             }
+            entry.network = network;
             if known {
                 return (Learned::Known, None);
             }
@@ -55,7 +62,7 @@ impl Directory {
             return (Learned::New, None);
         }
         let evicted = self.make_room();
-        self.entries.insert(record.id(), Entry { record: record.clone(), place: None });
+        self.entries.insert(record.id(), Entry { record: record.clone(), place: None, network });
         (Learned::New, evicted)
     }
 
@@ -65,7 +72,7 @@ impl Directory {
             return false;
         }
         let id = record.id();
-        self.entries.insert(id, Entry { record, place: None });
+        self.entries.insert(id, Entry { record, place: None, network: Network::default() });
         self.left(id);
         true
     }
@@ -80,6 +87,7 @@ impl Directory {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.place.is_none()) else { return };
         entry.place = Some(self.next);
         self.past.insert(self.next, id);
+        self.crowds.insert(entry.network, self.next);
         self.next += 1;
     }
 
@@ -94,20 +102,29 @@ impl Directory {
         let is_expired = |id: &&AgentId| entries.get(*id).is_none_or(|entry| entry.record.is_expired(unix_s));
         let expired: Vec<AgentId> = self.past.values().filter(is_expired).copied().collect();
         for id in &expired {
-            if let Some(place) = self.entries.remove(id).and_then(|entry| entry.place) {
-                self.past.remove(&place);
-            }
+            self.remove(id);
         }
         expired
     }
 
+    /// Of the network with the most past clients the longest gone gives way, or of all if none has two.
     fn make_room(&mut self) -> Option<AgentId> {
         if self.entries.len() < self.limit {
             return None;
         }
-        let (_, id) = self.past.pop_first()?;
-        self.entries.remove(&id);
+        let crowded = self.crowds.largest().filter(|(size, _)| *size > 1);
+        let place = crowded.and_then(|(_, network)| self.crowds.first(network));
+        let id = *place.and_then(|place| self.past.get(&place)).or_else(|| self.past.values().next())?;
+        self.remove(&id);
         Some(id)
+    }
+
+    fn remove(&mut self, id: &AgentId) {
+        let Some(entry) = self.entries.remove(id) else { return };
+        if let Some(place) = entry.place {
+            self.past.remove(&place);
+            self.crowds.remove(entry.network, &place);
+        }
     }
 }
 
@@ -118,6 +135,7 @@ mod tests {
     use crate::identity::record::tests::{key, record, signed};
 
     const NOW: u64 = 1_800_000_000;
+    const NETWORK: Network = [1; 6];
 
     fn record_with(agent: u8, sequence: u64, tunnel: u8) -> SignedRecord {
         let tunnel_key = TunnelSecret::from_bytes([tunnel; 32]).public();
@@ -127,8 +145,8 @@ mod tests {
     #[test]
     fn past_clients_are_remembered_until_their_record_expires() {
         let mut directory = Directory::new(10);
-        directory.register(&signed(1));
-        directory.register(&signed(2));
+        directory.register(&signed(1), NETWORK);
+        directory.register(&signed(2), NETWORK);
         directory.left(signed(1).id());
         let expires = record(1).expires;
         assert_eq!(directory.get(&signed(1).id(), expires - 1), Some(&signed(1)));
@@ -142,31 +160,43 @@ mod tests {
     fn the_longest_gone_gives_way_and_clients_never_do() {
         let mut directory = Directory::new(3);
         for agent in 1..=3 {
-            directory.register(&signed(agent));
+            directory.register(&signed(agent), NETWORK);
         }
         directory.left(signed(2).id());
         directory.left(signed(1).id());
-        assert_eq!(directory.register(&signed(2)), (Learned::Known, None));
-        assert_eq!(directory.register(&signed(4)), (Learned::New, Some(signed(1).id())));
+        assert_eq!(directory.register(&signed(2), NETWORK), (Learned::Known, None));
+        assert_eq!(directory.register(&signed(4), NETWORK), (Learned::New, Some(signed(1).id())));
         assert_eq!(directory.get(&signed(1).id(), NOW), None);
         assert_eq!((directory.entries.len(), directory.past.len()), (3, 0));
     }
 
     #[test]
+    fn a_network_with_many_past_clients_forgets_its_own() {
+        let mut directory = Directory::new(4);
+        for (agent, network) in [(1, [1; 6]), (2, [2; 6]), (3, [2; 6]), (4, [3; 6])] {
+            directory.register(&signed(agent), network);
+            directory.left(signed(agent).id());
+        }
+        assert_eq!(directory.register(&signed(5), NETWORK).1, Some(signed(2).id()));
+        assert_eq!(directory.register(&signed(6), NETWORK).1, Some(signed(1).id()), "none has two");
+        assert_eq!(directory.crowds.largest(), Some((1, [3; 6])));
+    }
+
+    #[test]
     fn a_replaced_key_registers_nobody() {
         let mut directory = Directory::new(3);
-        assert_eq!(directory.register(&record_with(1, 5, 1)).0, Learned::New);
-        assert_eq!(directory.register(&record_with(1, 6, 2)).0, Learned::New);
-        assert_eq!(directory.register(&record_with(1, 5, 1)).0, Learned::KeyReplaced);
+        assert_eq!(directory.register(&record_with(1, 5, 1), NETWORK).0, Learned::New);
+        assert_eq!(directory.register(&record_with(1, 6, 2), NETWORK).0, Learned::New);
+        assert_eq!(directory.register(&record_with(1, 5, 1), NETWORK).0, Learned::KeyReplaced);
         // An older record with the key in force is the same agent after a restored backup.
-        assert_eq!(directory.register(&record_with(1, 4, 2)).0, Learned::Known);
+        assert_eq!(directory.register(&record_with(1, 4, 2), NETWORK).0, Learned::Known);
         assert_eq!(directory.get(&key(1).id(), NOW), Some(&record_with(1, 6, 2)));
     }
 
     #[test]
     fn restored_records_do_not_go_over_the_limit_or_back() {
         let mut directory = Directory::new(2);
-        directory.register(&record_with(1, 5, 1));
+        directory.register(&record_with(1, 5, 1), NETWORK);
         assert!(!directory.restore(record_with(1, 4, 1)));
         assert!(directory.restore(signed(2)));
         assert!(!directory.restore(signed(3)));

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::crowds::{Crowds, Network};
 use crate::identity::AgentId;
 use crate::identity::ticket::is_usable_address;
+use crate::trust::source_network;
 use crate::wire::control::MAX_SEALED_LEN;
 
 /// For how long one is kept: an agent that is away for a week comes back to what happened in it.
@@ -70,6 +72,8 @@ pub(super) struct Introductions {
     /// Oldest first.
     kept: HashMap<AgentId, VecDeque<StoredIntroduction>>,
     per_sender: HashMap<AgentId, usize>,
+    /// By the network of the sender, the oldest first.
+    crowds: Crowds<Network, (u64, AgentId)>,
     total: usize,
     next: u64,
     limit: usize,
@@ -96,7 +100,7 @@ pub(super) struct Kept {
 impl Introductions {
     /// None kept; at most `limit`.
     pub(super) fn new(limit: usize) -> Self {
-        Self { kept: HashMap::new(), per_sender: HashMap::new(), total: 0, next: 0, limit }
+        Self { kept: HashMap::new(), per_sender: HashMap::new(), crowds: Crowds::new(), total: 0, next: 0, limit }
     }
 
     /// How many are kept.
@@ -106,17 +110,9 @@ impl Introductions {
 
     /// Keeps one, if there is room.
     pub(super) fn keep(&mut self, unix_ms: u64, new: ToKeep) -> Option<Kept> {
-        let waiting = self.kept.get(&new.recipient);
-        let of_pair = || waiting.into_iter().flatten().filter(|other| other.sender == new.sender);
-        let replaced =
-            (of_pair().count() >= MAX_PER_PAIR).then(|| of_pair().next().map(|oldest| oldest.number)).flatten();
-        let full = waiting.map_or(0, VecDeque::len) >= MAX_PER_RECIPIENT
-            || self.per_sender.get(&new.sender).copied().unwrap_or(0) >= MAX_PER_SENDER
-            || self.total >= self.limit;
-        if let Some(number) = replaced {
-            self.remove(&new.recipient, number);
-        } else if full {
-            return None;
+        let replaced = self.place_for(&new)?;
+        if let Some((number, recipient)) = replaced {
+            self.remove(&recipient, number);
         }
         let lifetime_ms = u64::try_from(INTRODUCTION_LIFETIME.as_millis()).unwrap_or(u64::MAX);
         let stored = StoredIntroduction {
@@ -128,7 +124,31 @@ impl Introductions {
             sealed: new.sealed,
         };
         self.insert(stored.clone());
-        Some(Kept { stored, replaced })
+        Some(Kept { stored, replaced: replaced.map(|(number, _)| number) })
+    }
+
+    /// Which one a new one replaces, by number and recipient; `Some(None)` when there is room, `None` when there is none.
+    fn place_for(&self, new: &ToKeep) -> Option<Option<(u64, AgentId)>> {
+        let none = VecDeque::new();
+        let waiting = self.kept.get(&new.recipient).unwrap_or(&none);
+        let mut of_pair = waiting.iter().filter(|other| other.sender == new.sender);
+        if let Some(oldest) = of_pair.next().filter(|_| of_pair.count() + 1 >= MAX_PER_PAIR) {
+            return Some(Some((oldest.number, new.recipient)));
+        }
+        if self.per_sender.get(&new.sender).copied().unwrap_or(0) >= MAX_PER_SENDER {
+            return None;
+        }
+        let network = source_network(new.observed.ip());
+        if waiting.len() >= MAX_PER_RECIPIENT {
+            let of_sender = oldest_of_crowd(waiting, |other| other.sender, new.sender);
+            let number =
+                of_sender.or_else(|| oldest_of_crowd(waiting, |other| source_network(other.observed.ip()), network))?;
+            return Some(Some((number, new.recipient)));
+        }
+        if self.total >= self.limit {
+            return self.crowds.first(self.crowds.crowded(network)?).map(Some);
+        }
+        Some(None)
     }
 
     /// One from an earlier life. False when a limit is reached.
@@ -162,6 +182,7 @@ impl Introductions {
         self.next = self.next.max(stored.number.saturating_add(1));
         self.total += 1;
         *self.per_sender.entry(stored.sender).or_default() += 1;
+        self.crowds.insert(source_network(stored.observed.ip()), (stored.number, stored.recipient));
         self.kept.entry(stored.recipient).or_default().push_back(stored);
     }
 
@@ -173,6 +194,7 @@ impl Introductions {
             self.kept.remove(recipient);
         }
         self.total -= 1;
+        self.crowds.remove(source_network(removed.observed.ip()), &(number, *recipient));
         if let Some(count) = self.per_sender.get_mut(&removed.sender) {
             *count -= 1;
             if *count == 0 {
@@ -181,6 +203,19 @@ impl Introductions {
         }
         Some(removed)
     }
+}
+
+/// The oldest one of the group with the most, unless the newcomer's would have as many then. At most
+/// [`MAX_PER_RECIPIENT`] are looked at.
+fn oldest_of_crowd<G: Eq>(
+    waiting: &VecDeque<StoredIntroduction>,
+    group_of: impl Fn(&StoredIntroduction) -> G,
+    newcomer: G,
+) -> Option<u64> {
+    let count = |group: G| waiting.iter().filter(|other| group_of(other) == group).count();
+    let most = waiting.iter().map(|other| count(group_of(other))).max()?;
+    let yielding = waiting.iter().find(|other| count(group_of(other)) == most);
+    yielding.filter(|_| most > count(newcomer) + 1).map(|oldest| oldest.number)
 }
 
 #[cfg(test)]
@@ -198,6 +233,10 @@ mod tests {
             observed: "192.0.2.1:9".parse().unwrap(),
             sealed: vec![content],
         }
+    }
+
+    fn from(sender: u8, observed: &str, recipient: u8) -> ToKeep {
+        ToKeep { observed: observed.parse().unwrap(), ..new(sender, recipient, sender) }
     }
 
     fn drain(store: &mut Introductions, recipient: u8) -> Vec<u8> {
@@ -228,6 +267,47 @@ mod tests {
         assert!(store.keep(NOW_MS, new(200, 99, 0)).is_none(), "the sender's share is used up");
         assert!(store.keep(NOW_MS, new(201, 99, 0)).is_some());
         assert!(store.keep(NOW_MS, new(202, 99, 0)).is_none(), "everything is used up");
+    }
+
+    #[test]
+    fn at_a_recipient_the_sender_or_network_with_most_gives_way() {
+        let mut store = Introductions::new(100);
+        for _ in 0..4 {
+            store.keep(NOW_MS, from(1, "192.0.2.1:9", 100)).unwrap();
+        }
+        for sender in [2, 3, 4, 5] {
+            store.keep(NOW_MS, from(sender, "192.0.2.1:9", 100)).unwrap();
+        }
+        // Of the first sender's four two give way, then its network's oldest.
+        let replaced = [6, 7, 8].map(|sender| store.keep(NOW_MS, from(sender, "198.51.100.1:9", 100)));
+        assert_eq!(replaced.map(|kept| kept.unwrap().replaced), [Some(0), Some(1), Some(2)]);
+        assert_eq!(store.keep(NOW_MS, from(9, "198.51.100.1:9", 100)).unwrap().replaced, Some(3));
+        assert_eq!(store.keep(NOW_MS, from(10, "198.51.100.1:9", 100)), None, "they have as many");
+        assert_eq!(drain(&mut store, 100), [2, 3, 4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn within_one_network_the_sender_with_most_gives_way() {
+        let mut store = Introductions::new(100);
+        for sender in [2, 3, 4, 5, 1, 1, 1, 1] {
+            store.keep(NOW_MS, from(sender, "192.0.2.1:9", 100)).unwrap();
+        }
+        assert_eq!([6, 7].map(|sender| store.keep(NOW_MS, new(sender, 100, 0)).unwrap().replaced), [Some(4), Some(5)]);
+        assert_eq!(drain(&mut store, 100), [2, 3, 4, 5, 1, 1, 0, 0]);
+    }
+
+    #[test]
+    fn in_a_full_store_the_network_with_most_gives_way() {
+        let mut store = Introductions::new(4);
+        for sender in 1..=4 {
+            store.keep(NOW_MS, from(sender, "192.0.2.1:9", 100 + sender)).unwrap();
+        }
+        assert_eq!(store.keep(NOW_MS, from(5, "192.0.2.9:9", 99)), None, "its own has the most");
+        assert_eq!(store.keep(NOW_MS, from(6, "198.51.100.1:9", 99)).unwrap().replaced, Some(0));
+        assert_eq!(store.keep(NOW_MS, from(7, "198.51.100.1:9", 98)).unwrap().replaced, Some(1));
+        assert_eq!(store.keep(NOW_MS, from(8, "198.51.100.1:9", 97)), None, "they have as many");
+        assert_eq!((drain(&mut store, 101), drain(&mut store, 99)), (vec![], vec![6]));
+        assert_eq!((store.total, store.crowds.size([0, 0, 0, 192, 0, 2])), (3, 2));
     }
 
     #[test]

@@ -10,7 +10,8 @@
 //! when [`Server::poll_timeout`] has passed, and its outputs are drained too.
 //!
 //! It never blocks, never reads a clock (the session library does, see [`crate::tunnel`]), never begins a conversation
-//! and answers nobody with more than was asked. Every table has a limit, in [`Limits`] or beside it.
+//! but to ask a client that moved whether it is there, and answers nobody with more than was asked. Every table has a limit,
+//! in [`Limits`] or beside it.
 //!
 //! # What it can do to its clients
 //!
@@ -19,16 +20,21 @@
 //!
 //! # Where things are
 //!
-//! Who has a session is in `clients`, how one begins in `handshake`, what is asked inside in `requests`. What is kept is
-//! in `directory`, `introductions` and `channels`; who gets how much of a crowded relay, in `fairness`.
+//! Who has a session is in `clients`, how one begins in `handshake`, what is asked inside in `requests`, and how a client
+//! shows where it is in `routability`. What is kept is in `directory`, `introductions` and `channels`; who gets how much of a crowded relay, in `fairness`, and who gives way
+//! in a full table, in `crowds`. What is answered to anybody, from no table, is in `stateless`.
 
 mod channels;
 mod clients;
+mod crowds;
 mod directory;
 mod fairness;
 mod handshake;
 mod introductions;
+mod pace;
 mod requests;
+mod routability;
+mod stateless;
 mod table_sizes;
 
 use std::collections::VecDeque;
@@ -41,13 +47,11 @@ use rand_core::CryptoRng;
 use crate::identity::ticket::is_usable_address;
 use crate::identity::{AgentId, AgentRecord, IdentityKey, RecordError, RendezvousRef, SignedRecord, TunnelSecret};
 use crate::identity::{is_overlay, overlay_ipv6};
-use crate::limits::{Bucket, RateLimiter, Rates};
+use crate::limits::{RateLimiter, Rates};
 use crate::metrics::ServerCounters;
 use crate::time::{Now, Time};
 use crate::tunnel::HandshakeFilter;
-use crate::wire::{
-    DatagramKind, MAX_DATAGRAM, PROTOCOL_VERSIONS, RecordRequest, RelayFrame, ServerAddresses, classify, respond,
-};
+use crate::wire::{DatagramKind, MAX_DATAGRAM, PROTOCOL_VERSIONS, RelayFrame, ServerAddresses, classify};
 
 pub use clients::REGISTRATION_S;
 pub use introductions::{INTRODUCTION_LIFETIME, RowError, StoredIntroduction};
@@ -58,6 +62,7 @@ use clients::Clients;
 use directory::Directory;
 use fairness::FairShares;
 use introductions::Introductions;
+use routability::Proofs;
 
 /// How long the server's record is valid.
 const RECORD_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -65,14 +70,11 @@ const RECORD_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 const RECORD_RENEWAL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Records and introductions that became too old are looked for this often.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
-/// STUN requests answered per second: each costs about 6 us, in all 3 % of a core.
-const STUN_RATE: u32 = 5000;
-/// Record requests. A client makes one before its first handshake.
-const RECORD_RATES: Rates = Rates { per_network: 20, total: 1000 };
 /// Handshake initiations from where no client is. Each costs five Diffie-Hellman operations, about 300 us.
 const INITIATION_RATES: Rates = Rates { per_network: 20, total: 500 };
-/// Initiations from where a client is, which pass whatever strangers send. 65,536 clients make 550 a second.
-const KNOWN_INITIATION_RATES: Rates = Rates { per_network: 500, total: 1500 };
+/// Initiations from where a client is, which pass whatever strangers send. 65,536 clients make 550 a second, those of one
+/// network rarely more than 20; no few networks use up the total. A client alone has its own pace besides.
+const KNOWN_INITIATION_RATES: Rates = Rates { per_network: 100, total: 1500 };
 /// Clients that one receive round can carry frames of: 32 trains of 64 datagrams.
 const ROUND_CLIENTS: usize = 32 * 64;
 
@@ -85,7 +87,7 @@ pub struct Limits {
     pub records: usize,
     /// Introductions that wait for their recipient. Each costs about 1 KiB.
     pub introductions: usize,
-    /// Relay channels. Each costs about 300 bytes.
+    /// Relay channels. Each costs about 400 bytes.
     pub channels: usize,
     /// Relay channels opened by one client.
     pub channels_per_client: usize,
@@ -205,8 +207,10 @@ pub struct Server {
     directory: Directory,
     introductions: Introductions,
     channels: Channels,
+    proofs: Proofs,
     shares: FairShares<ClientKey>,
-    stun_bucket: Bucket,
+    stun_requests: RateLimiter,
+    known_stun_requests: RateLimiter,
     records: RateLimiter,
     initiations: RateLimiter,
     known_initiations: RateLimiter,
@@ -255,9 +259,11 @@ impl Server {
             directory: Directory::new(limits.records.max(limits.clients.saturating_add(1))),
             introductions: Introductions::new(limits.introductions),
             channels: Channels::new(limits.channels, limits.channels_per_client),
+            proofs: Proofs::default(),
             shares: FairShares::new(ROUND_CLIENTS),
-            stun_bucket: Bucket::full(now.time, STUN_RATE),
-            records: RateLimiter::new(RECORD_RATES),
+            stun_requests: RateLimiter::new(stateless::STUN_RATES),
+            known_stun_requests: RateLimiter::new(stateless::KNOWN_STUN_RATES),
+            records: RateLimiter::new(stateless::RECORD_RATES),
             initiations: RateLimiter::new(INITIATION_RATES),
             known_initiations: RateLimiter::new(KNOWN_INITIATION_RATES),
             record_renewal: now.time + RECORD_RENEWAL,
@@ -319,6 +325,14 @@ impl Server {
                 self.counters.drop_relay_source.increment();
                 return None;
             }
+            Err(NoPassage::Loop) => {
+                self.counters.drop_relay_loop.increment();
+                return None;
+            }
+            Err(NoPassage::Nowhere) => {
+                self.counters.drop_relay_unproved.increment();
+                return None;
+            }
         };
         if !self.within_rate(now, sender, frame.len()) {
             self.counters.drop_relay_rate.increment();
@@ -336,7 +350,8 @@ impl Server {
     /// A datagram. Relay frames may come here too, at the cost of a copy. Drain the outputs afterwards.
     pub fn handle_datagram(&mut self, now: Now, source: SocketAddr, local: Local, datagram: &[u8]) {
         let overlay = matches!(source.ip(), IpAddr::V6(ip) if is_overlay(ip));
-        if overlay || !is_usable_address(&source) {
+        // What came from an own address would be answered, or even relayed, to this server.
+        if overlay || !is_usable_address(&source) || self.is_own(source, local) {
             return self.counters.drop_source.increment();
         }
         let kind = classify(datagram);
@@ -366,6 +381,7 @@ impl Server {
             self.counters.drop_clients_silent.increment();
             self.forget(client);
         }
+        self.proofs_due(now.time);
         let closed = self.channels.expire(now.time);
         self.counters.drop_channels_closed.add(closed as u64);
         if now.time >= self.sweep {
@@ -380,7 +396,7 @@ impl Server {
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Time {
-        let tables = [self.clients.next_timeout(), self.channels.next_timeout()];
+        let tables = [self.clients.next_timeout(), self.channels.next_timeout(), self.proofs.next_timeout()];
         tables.into_iter().flatten().fold(self.sweep.min(self.record_renewal), Time::min)
     }
 
@@ -433,40 +449,10 @@ impl Server {
         }
     }
 
-    fn handle_stun(&mut self, now: Now, source: SocketAddr, local: Local, request: &[u8]) {
-        if !self.stun_bucket.take(now.time, STUN_RATE) {
-            return self.counters.drop_stun_rate.increment();
-        }
-        let answer = self.stun.iter().find_map(|server| {
-            let mut addresses = server.iter();
-            let primary = addresses.next()?;
-            // Behind a 1:1 NAT the host does not have its public address, so the port tells which one is meant.
-            let at = if local.port == Port::Primary { primary } else { addresses.next()? };
-            let answer = respond(request, source, at, server).ok()?;
-            let port = if answer.from.port() == primary.port() { Port::Primary } else { Port::Alternate };
-            Some((Local { port, ..local }, answer))
-        });
-        match answer {
-            Some((from, answer)) => {
-                self.counters.stun_answers.increment();
-                self.outputs.push_back(Output::Transmit { destination: answer.to, from, datagram: answer.datagram });
-            }
-            None => self.counters.drop_stun_invalid.increment(),
-        }
-    }
-
-    fn handle_record_request(&mut self, now: Now, route: Route, datagram: &[u8]) {
-        if !self.records.allow(now.time, route.destination) {
-            return self.counters.drop_record_rate.increment();
-        }
-        match RecordRequest::parse(datagram) {
-            Ok(request) => {
-                self.counters.record_answers.increment();
-                let answer = request.answer(&self.record);
-                self.transmit(route, answer);
-            }
-            Err(_) => self.counters.drop_record_invalid.increment(),
-        }
+    /// Whether one of this server's ports is there.
+    fn is_own(&self, address: SocketAddr, local: Local) -> bool {
+        let mut own = self.stun.iter().flat_map(ServerAddresses::iter);
+        own.any(|own| own == address || own.port() == address.port() && local.ip == Some(address.ip()))
     }
 
     fn within_rate(&mut self, now: Time, client: ClientKey, bytes: usize) -> bool {
@@ -478,6 +464,7 @@ impl Server {
     /// Forgets a client and closes its channels. Its record is remembered.
     fn forget(&mut self, client: ClientKey) {
         let Some(removed) = self.clients.remove(client) else { return };
+        self.proofs.cancel(client);
         let closed = self.channels.close_all(client);
         self.counters.drop_channels_closed.add(closed as u64);
         if let Some(registration) = removed.registration

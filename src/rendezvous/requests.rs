@@ -3,13 +3,15 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use super::channels::{End, Opened};
-use super::clients::{REGISTRATION_S, Registration};
+use super::channels::Opened;
+use super::clients::{Client, REGISTRATION_S, Registration};
+use super::crowds::Network;
 use super::directory::Learned;
 use super::introductions::ToKeep;
 use super::{Change, ClientKey, Route, Server, is_wireguard};
 use crate::identity::{AgentId, SignedRecord, overlay_ipv6};
 use crate::time::{Now, Time};
+use crate::trust::source_network;
 use crate::tunnel::sealed_len;
 use crate::wire::control::{ControlMessage, ControlPacket, IntroducedStatus, RelayRefusal, RendezvousMessage};
 use crate::wire::{DatagramKind, RELAY_PREFIX_LEN, RelayChannel, classify};
@@ -20,7 +22,7 @@ const DELIVERED_AT_ONCE: usize = 4;
 
 impl Server {
     /// A control message to the server, in the session of this client.
-    pub(super) fn handle_control(&mut self, now: Now, key: ClientKey, packet: ControlPacket) {
+    pub(super) fn handle_control(&mut self, now: Now, key: ClientKey, route: Route, packet: ControlPacket) {
         let Some(client) = self.clients.get(key) else { return };
         let registration = client.registration.as_ref().map(|registration| (registration.id, registration.ipv6));
         match (packet.message, registration) {
@@ -29,6 +31,7 @@ impl Server {
             (ControlMessage::Ping { token }, _) => {
                 self.send(now.time, key, packet.source, &ControlMessage::Pong { token });
             }
+            (ControlMessage::Pong { token }, Some((id, _))) => self.handle_pong(now, (key, id), route, token),
             (ControlMessage::Rendezvous(RendezvousMessage::Register { record }), _) => {
                 self.handle_register(now, key, &record);
             }
@@ -62,20 +65,21 @@ impl Server {
     fn handle_register(&mut self, now: Now, key: ClientKey, record: &SignedRecord) {
         let id = record.id();
         let Some(client) = self.clients.get(key) else { return };
+        let network = client.network;
         let registered_as = client.registration.as_ref().map(|registration| registration.id);
         let Some(observed) = client.route.map(|route| route.destination) else { return };
         let valid = record.record().tunnel_key == client.tunnel_key
             && !record.is_expired(now.unix_s())
             && id != self.id
             && registered_as.is_none_or(|before| before == id);
-        if !valid || !self.learn_record(record) {
+        if !valid || !self.learn_record(record, network) {
             return self.counters.drop_register.increment();
         }
         // The agent has a new tunnel key, and with it a new session.
         if let Some(earlier) = self.clients.with_id(&id).filter(|earlier| *earlier != key) {
             self.forget(earlier);
             // It took the place of a client with it.
-            self.learn_record(record);
+            self.learn_record(record, network);
         }
         if registered_as.is_none() {
             tracing::debug!(client = %id.short(), address = %observed, "client registered");
@@ -85,14 +89,18 @@ impl Server {
         }
         let expires = now.time + Duration::from_secs(REGISTRATION_S.into());
         self.clients.register(key, Registration { id, ipv6: overlay_ipv6(&id), expires });
+        // Before the answer, so that it is proved before the client asks for more.
+        self.seek_proof(now.time, key);
         let relay = self.relay;
         self.answer(now.time, key, RendezvousMessage::Registered { observed, expires_s: REGISTRATION_S, relay });
-        self.deliver_kept(now, key, id);
+        if self.clients.get(key).is_some_and(Client::is_proved) {
+            self.deliver_kept(now, key, id);
+        }
     }
 
     /// False when the agent has another tunnel key since.
-    fn learn_record(&mut self, record: &SignedRecord) -> bool {
-        let (learned, evicted) = self.directory.register(record);
+    fn learn_record(&mut self, record: &SignedRecord, network: Network) -> bool {
+        let (learned, evicted) = self.directory.register(record, network);
         if let Some(evicted) = evicted {
             self.counters.drop_records_evicted.increment();
             self.store(Change::Record(evicted, None));
@@ -103,7 +111,8 @@ impl Server {
         learned != Learned::KeyReplaced
     }
 
-    fn deliver_kept(&mut self, now: Now, key: ClientKey, id: AgentId) {
+    /// Sends a client what waited for it, some of it.
+    pub(super) fn deliver_kept(&mut self, now: Now, key: ClientKey, id: AgentId) {
         for _ in 0..DELIVERED_AT_ONCE {
             let Some(kept) = self.introductions.take(&id) else { return };
             self.store(Change::Introduction(kept.number, None));
@@ -132,24 +141,37 @@ impl Server {
         if classify(&sealed) != DatagramKind::Introduction {
             return self.counters.drop_introduce_invalid.increment();
         }
-        let Some(observed) = self.clients.get(key).and_then(|client| client.route).map(|route| route.destination)
-        else {
-            return;
-        };
-        let message = RendezvousMessage::Introduction { sealed, observed };
-        let live = self.clients.with_id(&recipient).filter(|other| self.is_live(now.time, *other));
-        let status = if live.is_some_and(|other| self.answer(now.time, other, message.clone())) {
-            self.counters.introductions_delivered.increment();
-            IntroducedStatus::Delivered
-        } else if self.directory.get(&recipient, now.unix_s()).is_none() {
-            self.counters.drop_introduce_unknown.increment();
-            IntroducedStatus::Unknown
-        } else if let RendezvousMessage::Introduction { sealed, observed } = message {
-            self.keep(now, ToKeep { recipient, sender, observed, sealed })
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let Some(observed) = client.route.map(|route| route.destination) else { return };
+        let status = if client.introduced.take(now.time, recipient) {
+            self.pass_on(now, ToKeep { recipient, sender, observed, sealed })
         } else {
-            return;
+            self.counters.drop_introduce_rate.increment();
+            IntroducedStatus::Full
         };
         self.answer(now.time, key, RendezvousMessage::Introduced { recipient, status });
+    }
+
+    /// Sends an introduction to its recipient if that is there, else keeps it.
+    fn pass_on(&mut self, now: Now, introduction: ToKeep) -> IntroducedStatus {
+        let ToKeep { recipient, observed, .. } = introduction;
+        if let Some(other) = self.clients.with_id(&recipient).filter(|other| self.is_live(now.time, *other)) {
+            let network = source_network(observed.ip());
+            if !self.clients.get_mut(other).is_some_and(|other| other.arrivals.take(now.time, network)) {
+                self.counters.drop_introduce_rate.increment();
+                return IntroducedStatus::Full;
+            }
+            let message = RendezvousMessage::Introduction { sealed: introduction.sealed.clone(), observed };
+            if self.answer(now.time, other, message) {
+                self.counters.introductions_delivered.increment();
+                return IntroducedStatus::Delivered;
+            }
+        }
+        if self.directory.get(&recipient, now.unix_s()).is_none() {
+            self.counters.drop_introduce_unknown.increment();
+            return IntroducedStatus::Unknown;
+        }
+        self.keep(now, introduction)
     }
 
     fn keep(&mut self, now: Now, introduction: ToKeep) -> IntroducedStatus {
@@ -177,8 +199,10 @@ impl Server {
         if !self.relay {
             return Err(RelayRefusal::NotOffered);
         }
-        let end = |owner: ClientKey| Some(End { owner, route: self.clients.get(owner)?.live_route(now)? });
+        let end = |owner: ClientKey| self.clients.get(owner).filter(|client| client.is_live(now))?.channel_end(owner);
         let other = self.clients.with_id(&peer).filter(|other| *other != key).and_then(end);
+        let to_other = other.and_then(|other| other.route).ok_or(RelayRefusal::UnknownPeer)?;
+        // Its own address may be proved later: a proof that was lost on its way should not cost a try.
         let (opener, other) = end(key).zip(other).ok_or(RelayRefusal::UnknownPeer)?;
         match self.channels.open(now, channel, opener, other) {
             Ok(Opened::New) => self.counters.channels_opened.increment(),
@@ -190,7 +214,7 @@ impl Server {
             Err(_) => return Err(RelayRefusal::Full),
         }
         if !first.is_empty() {
-            self.relay_first(now, key, other.route, channel, first);
+            self.relay_first(now, key, to_other, channel, first);
         }
         Ok(())
     }
@@ -211,8 +235,9 @@ impl Server {
         self.transmit(route, frame);
     }
 
+    /// Whether it can be sent what it did not ask for.
     fn is_live(&self, now: Time, key: ClientKey) -> bool {
-        self.clients.get(key).is_some_and(|client| client.live_route(now).is_some())
+        self.clients.get(key).is_some_and(|client| client.is_live(now) && client.is_proved())
     }
 
     /// Says something to a registered client; whether it could be sealed.
@@ -222,7 +247,8 @@ impl Server {
         self.send(now, key, ipv6, &ControlMessage::Rendezvous(message))
     }
 
-    fn send(&mut self, now: Time, key: ClientKey, to: Ipv6Addr, message: &ControlMessage) -> bool {
+    /// Says something to a client, where its newest packet came from; whether it could be sealed.
+    pub(super) fn send(&mut self, now: Time, key: ClientKey, to: Ipv6Addr, message: &ControlMessage) -> bool {
         let packet = message.emit(self.ipv6, to);
         let Some(client) = self.clients.get_mut(key) else { return false };
         let mut datagram = vec![0; sealed_len(packet.len())];

@@ -21,7 +21,8 @@ impl Server {
     /// How many entries there are in each table.
     #[must_use]
     pub fn table_sizes(&self) -> ServerTableSizes {
-        let limiters = [&self.records, &self.initiations, &self.known_initiations];
+        let limiters =
+            [&self.stun_requests, &self.known_stun_requests, &self.records, &self.initiations, &self.known_initiations];
         ServerTableSizes {
             clients: self.clients.len(),
             records: self.directory.len(),

@@ -5,9 +5,11 @@ use crate::identity::{TunnelPublic, TunnelSecret};
 use crate::tunnel::{CONTROL_OUTPUT_LEN, Initiation, Tunnel, sealed_len};
 use crate::wire::control::{ControlMessage, ControlPacket, IntroducedStatus, RelayRefusal, RendezvousMessage};
 use crate::wire::{
-    BindingRequest, BindingResponse, Change as StunChange, RELAY_PREFIX_LEN, RecordAnswer, RelayChannel,
+    BindingRequest, BindingResponse, Change as StunChange, RELAY_PREFIX_LEN, RecordAnswer, RecordRequest, RelayChannel,
 };
 
+mod crowding;
+mod forged_sources;
 mod hostile;
 mod limits;
 mod service;
@@ -42,6 +44,11 @@ fn primary() -> Local {
 fn address(host: u8) -> SocketAddr {
     // A network each, so that the limits per network are met only where they are meant.
     SocketAddr::from(([192, 0, host, 1], 1000 + u16::from(host)))
+}
+
+/// An address in the network of `address(host)`.
+fn neighbour(host: u8, number: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, host, number], 1000))
 }
 
 fn tunnel_secret(number: u8) -> TunnelSecret {
@@ -147,7 +154,11 @@ impl Agent {
     }
 
     fn registered(number: u8, bench: &mut Bench) -> Self {
-        let mut agent = Self::new(number);
+        Self::registered_at(number, address(number), bench)
+    }
+
+    fn registered_at(number: u8, address: SocketAddr, bench: &mut Bench) -> Self {
+        let mut agent = Self { address, ..Self::new(number) };
         agent.connect(bench);
         let answers = agent.register(bench);
         assert!(matches!(answers[0], RendezvousMessage::Registered { .. }), "{answers:?}");
@@ -216,11 +227,33 @@ impl Agent {
             .collect()
     }
 
+    /// Answers the Pings among what was sent; returns the rest, and what the answers brought.
+    fn prove(&mut self, bench: &mut Bench, sent: Vec<Sent>) -> Vec<RendezvousMessage> {
+        let mut said = Vec::new();
+        let mut brought = Vec::new();
+        let own = self.address;
+        for (_, _, datagram) in sent.into_iter().filter(|(to, ..)| *to == own) {
+            match self.open(bench, &datagram) {
+                ControlMessage::Rendezvous(message) => said.push(message),
+                ControlMessage::Ping { token } => brought.extend(self.pong(bench, token)),
+                other => panic!("{other:?}"),
+            }
+        }
+        said.extend(self.open_all(bench, &brought));
+        said
+    }
+
+    /// Says that this token was received.
+    fn pong(&mut self, bench: &mut Bench, token: u64) -> Vec<Sent> {
+        let pong = self.seal(bench, &ControlMessage::Pong { token }.emit(ipv6(self.number), ipv6(SERVER)));
+        bench.put(self.address, &pong)
+    }
+
     /// Says something; returns what was answered to it.
     fn ask(&mut self, bench: &mut Bench, message: RendezvousMessage) -> Vec<RendezvousMessage> {
         let datagram = self.sealed_message(bench, message);
         let sent = bench.put(self.address, &datagram);
-        self.open_all(bench, &sent)
+        self.prove(bench, sent)
     }
 
     fn register(&mut self, bench: &mut Bench) -> Vec<RendezvousMessage> {
@@ -233,6 +266,15 @@ impl Agent {
         let datagram = self.sealed_message(bench, message);
         let sent = bench.put(self.address, &datagram);
         (self.open_all(bench, &sent), sent)
+    }
+
+    /// Introduces itself so many times at once; returns how often that was sent on or kept.
+    fn introduce_often(&mut self, bench: &mut Bench, recipient: u8, count: usize) -> usize {
+        let taken = (0..count).filter(|_| match self.introduce(bench, recipient, 1).0[..] {
+            [RendezvousMessage::Introduced { status, .. }] => status != IntroducedStatus::Full,
+            ref other => panic!("{other:?}"),
+        });
+        taken.count()
     }
 
     fn open_channel(&mut self, bench: &mut Bench, peer: u8, number: u64) -> Result<(), RelayRefusal> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::harness::{Lab, Pair, observe, setting};
 
 /// Until every short timer of the last traffic has run out: probes for 30 s, and the session for 17 s after them.
-const QUIET: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_secs(48);
 /// Aims of the project: fewer than 60 wake-ups a minute, less than 10 MiB. Unoptimised programs are larger.
 const WAKEUPS_A_MINUTE: u64 = 60;
 const RESIDENT_KIB: u64 = if cfg!(debug_assertions) { 24 * 1024 } else { 10 * 1024 };

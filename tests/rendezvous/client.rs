@@ -115,8 +115,17 @@ impl Client {
         self.say_control(&ControlMessage::Rendezvous(message));
     }
 
-    /// The next message of the server.
+    /// The next message of the server. One that asks whether the client is here is answered.
     pub(crate) fn hear(&mut self) -> ControlMessage {
+        loop {
+            match self.hear_any() {
+                ControlMessage::Ping { token } => self.say_control(&ControlMessage::Pong { token }),
+                message => return message,
+            }
+        }
+    }
+
+    fn hear_any(&mut self) -> ControlMessage {
         let datagram = self.receive();
         let now = self.now();
         let own = overlay_ipv6(&self.id());

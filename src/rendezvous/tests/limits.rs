@@ -191,8 +191,8 @@ fn each_client_has_its_own_rate_of_messages() {
     let mut loud = Agent::registered(1, &mut bench);
     let mut quiet = Agent::registered(2, &mut bench);
     let answered = (0..200).filter(|_| !loud.register(&mut bench).is_empty()).count();
-    assert_eq!(answered, 49, "one was spent on the registration");
-    assert_eq!(bench.counters.drop_control_rate.get(), 151);
+    assert_eq!(answered, 48, "two were spent on the registration and the proof of its address");
+    assert_eq!(bench.counters.drop_control_rate.get(), 152);
     assert_eq!(quiet.register(&mut bench).len(), 1);
     bench.pass_time(1);
     assert_eq!(loud.register(&mut bench).len(), 1);
@@ -252,7 +252,61 @@ fn strangers_are_limited_per_network_and_clients_are_not_among_them() {
     let request = RecordRequest { transaction: [1; 16] }.emit();
     let answered = (0..100).filter(|_| !bench.put(stranger, &request).is_empty()).count();
     assert_eq!((answered, bench.counters.drop_record_rate.get()), (20, 80));
+}
+
+#[test]
+fn stun_is_limited_per_network_and_clients_have_a_share() {
+    let mut bench = Bench::new();
+    let client = Agent::registered(1, &mut bench);
     let binding = BindingRequest { transaction: [1; 12], change: StunChange::default(), fingerprint: false }.emit();
-    let answered = (0..6000).filter(|_| !bench.put(stranger, &binding).is_empty()).count();
-    assert_eq!((answered, bench.counters.drop_stun_rate.get()), (5000, 1000));
+    let mut asked = |from, count: usize| (0..count).filter(|_| !bench.put(from, &binding).is_empty()).count();
+    assert_eq!(asked(neighbour(1, 2), 150), 100);
+    assert_eq!(asked(neighbour(2, 2), 1), 1, "one network does not take what is there for others");
+    for network in 3..=60 {
+        asked(neighbour(network, 2), 100);
+    }
+    assert_eq!(asked(neighbour(61, 2), 1), 0, "all is used up");
+    assert_eq!(asked(client.address, 150), 100, "by strangers");
+    assert_eq!(bench.counters.drop_stun_rate.get() + bench.counters.stun_answers.get(), 6102);
+}
+
+#[test]
+fn malformed_stun_uses_up_nothing() {
+    let mut bench = Bench::new();
+    let binding = BindingRequest { transaction: [1; 12], change: StunChange::default(), fingerprint: false }.emit();
+    let mut malformed = binding.clone();
+    malformed[0] = 1;
+    for _ in 0..200 {
+        assert_eq!(bench.put(address(1), &malformed), []);
+    }
+    assert_eq!(bench.counters.drop_stun_invalid.get(), 200);
+    assert_eq!(bench.put(address(1), &binding).len(), 1);
+}
+
+#[test]
+fn a_clients_handshakes_have_a_pace() {
+    let mut bench = Bench::new();
+    let mut client = Agent::registered(1, &mut bench);
+    let answered = |bench: &mut Bench, client: &mut Agent| {
+        let initiations = (0..10).map(|_| client.initiation(bench)).collect::<Vec<_>>();
+        initiations.iter().filter(|initiation| !bench.put(client.address, *initiation).is_empty()).count()
+    };
+    assert_eq!(answered(&mut bench, &mut client), 4);
+    assert_eq!(bench.counters.drop_handshake_rate.get(), 6);
+    bench.pass_time(2);
+    assert_eq!(answered(&mut bench, &mut client), 2);
+}
+
+#[test]
+fn a_few_networks_do_not_use_up_the_handshakes_of_all_clients() {
+    let mut bench = Bench::new();
+    let loud = [1, 2, 3].map(|number| Agent::registered(number, &mut bench).address);
+    let mut quiet = Agent::registered(4, &mut bench);
+    let initiation = Agent::new(9).initiation(&bench);
+    for from in loud {
+        for _ in 0..600 {
+            bench.put(from, &initiation);
+        }
+    }
+    quiet.connect(&mut bench);
 }

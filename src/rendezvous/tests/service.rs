@@ -126,6 +126,7 @@ fn an_introduction_waits_for_who_was_there_even_through_a_restart() {
     bench.pass_time(61);
     sender.register(&mut bench);
     for content in 0..6 {
+        bench.pass_time(1);
         let (answers, sent) = sender.introduce(&mut bench, 2, content);
         let status = IntroducedStatus::Stored;
         assert_eq!(answers, [RendezvousMessage::Introduced { recipient: key(2).id(), status }]);

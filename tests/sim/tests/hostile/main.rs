@@ -1,6 +1,7 @@
 //! Servers, peers and strangers that mean harm: nothing but counters moves, nothing grows, nobody is sent more than he
 //! sent, and honest traffic goes on.
 
+mod forgers;
 mod peers;
 mod puppet;
 mod servers;
