@@ -57,8 +57,11 @@ pub struct Offloads {
 }
 
 /// Puts the packets of one batch together. One packet thread owns it.
+///
+/// For each packet: open it in [`space`](Self::space), then [`take`](Self::take) it or [`leave`](Self::leave) it; at the
+/// end of the batch [`finish`](Self::finish).
 #[derive(Debug)]
-pub(super) struct Coalescer {
+pub struct Coalescer {
     offloads: Offloads,
     /// The last packet of the batch, while it can grow.
     tail: Option<Tail>,
@@ -94,12 +97,14 @@ enum L4 {
 }
 
 impl Coalescer {
-    pub(super) fn new(offloads: Offloads) -> Self {
+    /// For a device with these offloads.
+    #[must_use]
+    pub fn new(offloads: Offloads) -> Self {
         Self { offloads, tail: None, covered: [0; MAX_HEADERS] }
     }
 
     /// Where the next packet is to be opened. Afterwards [`take`](Self::take) or [`leave`](Self::leave) is called.
-    pub(super) fn space<'a>(&mut self, packets: &'a mut PacketBatch) -> &'a mut [u8] {
+    pub fn space<'a>(&mut self, packets: &'a mut PacketBatch) -> &'a mut [u8] {
         let Some(tail) = &self.tail else { return packets.free_space() };
         let overlap = tail.shape.header_len;
         let space = packets.space_over_last(overlap);
@@ -108,15 +113,15 @@ impl Coalescer {
     }
 
     /// Nothing came of the packet that was opened.
-    pub(super) fn leave(&mut self, packets: &mut PacketBatch) {
+    pub fn leave(&mut self, packets: &mut PacketBatch) {
         if let Some(tail) = &self.tail {
             let overlap = tail.shape.header_len;
             copy_start(packets.space_over_last(overlap), &self.covered, overlap);
         }
     }
 
-    /// The packet that was opened, of `len` bytes, goes to the device.
-    pub(super) fn take(&mut self, packets: &mut PacketBatch, len: usize) {
+    /// The packet that was opened, of `len` bytes, goes to the device. It is a valid IP packet of that length.
+    pub fn take(&mut self, packets: &mut PacketBatch, len: usize) {
         let Some(tail) = &mut self.tail else {
             packets.commit(VnetHeader::default(), len);
             return self.begin(packets);
@@ -149,7 +154,7 @@ impl Coalescer {
     }
 
     /// The batch is complete.
-    pub(super) fn finish(&mut self, packets: &mut PacketBatch) {
+    pub fn finish(&mut self, packets: &mut PacketBatch) {
         self.seal(packets, 0);
     }
 

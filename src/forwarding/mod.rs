@@ -30,7 +30,7 @@ mod outbound;
 mod peer_path;
 mod segment;
 
-pub use coalesce::Offloads;
+pub use coalesce::{Coalescer, Offloads};
 pub use fib::{Fib, FibPeer, Ipv4Aliases, PeerCounters, SharedPeer};
 pub use inbound::Inbound;
 pub use notice::{Notice, NoticeSink, StrangerDatagram};
