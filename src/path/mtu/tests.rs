@@ -336,9 +336,11 @@ proptest! {
         let mut bench = Bench::new(v4(), limit);
         (bench.loss, bench.dice) = (loss, dice);
         bench.run(seconds(30));
-        // Never above what passes; below it by no more than a lost bisection.
+        // Never above what passes; below it by no more than two lost bisections, the first of which halves it all. Three
+        // are lost once in a hundred thousand runs of this test.
         prop_assert!(bench.mtu() <= limit, "{} > {}", bench.mtu(), limit);
-        prop_assert!(bench.mtu() + 80 >= limit, "{} < {}", bench.mtu(), limit);
+        let two = (INTERFACE - 1200) / 2 + (INTERFACE - 1200) / 4;
+        prop_assert!(bench.mtu() + two >= limit, "{} < {}", bench.mtu(), limit);
     }
 
     #[test]
