@@ -44,7 +44,7 @@ fn packets(mut input: &[u8]) -> Vec<Vec<u8>> {
         let (own, rest) = rest.split_at(rest.len().min(usize::from(control >> 1) + 1));
         input = rest;
         let mut packet = match packets.last() {
-            Some(before) if control & 1 == 1 => next_of(before, own[0]),
+            Some(before) if control & 1 == 1 => next_of(before, own.first().copied().unwrap_or_default()),
             _ => own.to_vec(),
         };
         let Ok(view) = IpView::parse(&packet) else { continue };
