@@ -27,12 +27,13 @@ fn a_path_that_dies_silently_gives_way_to_the_relay() {
 }
 
 #[test]
-#[ignore = "the other direction: scripts/matrix events"]
+#[ignore = "in one direction only: scripts/matrix events"]
 fn a_path_that_loses_what_is_sent_gives_way_to_the_relay() {
     breaks_and_heals("one way, from the one that asks", |a, b| vec![(a, b)]);
 }
 
 #[test]
+#[ignore = "in one direction only: scripts/matrix events"]
 fn a_path_that_loses_what_comes_back_gives_way_to_the_relay() {
     breaks_and_heals("one way, towards the one that asks", |a, b| vec![(b, a)]);
 }

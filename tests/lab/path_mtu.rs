@@ -50,6 +50,7 @@ fn ipv4_9000() {
 }
 
 #[test]
+#[ignore = "the rest of the row: scripts/matrix mtu"]
 fn ipv6_1280() {
     Scene::new(Nat::Ipv6Firewall, 1280).carries_everything();
 }

@@ -26,6 +26,7 @@ struct Scene {
 }
 
 #[test]
+#[ignore = "a move like the one to IPv6: scripts/matrix events"]
 fn a_host_moves_to_another_nat() {
     let internet = Internet::new();
     let (core, home, mobile) = places(&internet, Nat::PortRestricted);
