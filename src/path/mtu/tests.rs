@@ -321,13 +321,28 @@ fn an_answer_about_another_length_proves_nothing() {
     assert_eq!(bench.mtu(), INTERFACE);
 }
 
+#[test]
+fn loss_alone_hardly_lowers_a_path() {
+    let lowered = |dice: u64| {
+        let mut bench = Bench::new(v4(), 1440);
+        (bench.loss, bench.dice) = (2, dice.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        bench.traffic(seconds(60), true, true);
+        bench.mtu() < INTERFACE
+    };
+    let lowered = (0..500).filter(|dice| lowered(*dice)).count();
+    assert!(lowered <= 1, "{lowered} of 500 paths");
+}
+
 proptest! {
     #[test]
-    fn loss_alone_hardly_lowers_a_path(dice: u64) {
+    fn loss_alone_lowers_no_path_for_long(dice: u64) {
         let mut bench = Bench::new(v4(), 1440);
         (bench.loss, bench.dice) = (2, dice);
         bench.traffic(seconds(60), true, true);
-        // One in 125,000 searches fails, and the next one mends that.
+        // One search in 125,000 loses the longest size three times; the next one asks again.
+        if bench.mtu() < INTERFACE {
+            bench.run(RAISE_INTERVAL);
+        }
         prop_assert!(bench.mtu() == INTERFACE);
     }
 
