@@ -23,6 +23,7 @@ mod down;
 mod human;
 mod id;
 mod load;
+mod man;
 mod netcheck;
 mod output;
 mod peers;
@@ -88,6 +89,8 @@ enum Command {
     Peers(peers::Args),
     Config(config::Args),
     Completion(completion::Args),
+    #[command(hide = true)]
+    Man(man::Args),
     Version(version::Args),
 }
 
@@ -122,6 +125,7 @@ fn run(command: &Command, global: &Global, out: &mut Output) -> Result<(), Failu
         Command::Peers(args) => peers::run(args, global, out),
         Command::Config(args) => config::run(args, global, out),
         Command::Completion(args) => completion::run(args, out),
+        Command::Man(args) => man::run(args, out),
         Command::Version(args) => version::run(args, out),
     }
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+mod edit;
 mod file;
 mod problem;
 mod validate;
@@ -19,6 +20,7 @@ use ipnet::Ipv4Net;
 use crate::api::{ConfigDocument, ConfigSetting};
 use crate::identity::{Name, RendezvousRef};
 
+pub use self::edit::with_setting;
 pub use self::file::parse_file;
 pub use self::problem::{Invalid, Problem, ProblemKind};
 pub use self::validate::control_socket;
@@ -359,6 +361,17 @@ impl Config {
             Key::LogLevel => self.log_level.value.clone(),
             Key::LogFormat => self.log_format.value.as_str().to_owned(),
             Key::Mtu => self.mtu.value.map_or_else(String::new, |mtu| mtu.to_string()),
+        }
+    }
+
+    /// A value as it would be given, for [`with_setting`]. The unset port is 0.
+    #[must_use]
+    pub fn given(&self, key: Key) -> Vec<String> {
+        let text = self.value_text(key);
+        match key.shape() {
+            Shape::List => text.split(',').filter(|element| !element.is_empty()).map(str::to_owned).collect(),
+            Shape::Number if text.is_empty() => vec!["0".to_owned()],
+            Shape::Number | Shape::Text => vec![text],
         }
     }
 

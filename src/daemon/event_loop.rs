@@ -17,6 +17,7 @@ use super::now;
 use super::packet_threads::Shared;
 use super::port_mapping::PortMapper;
 use super::resolver::{Resolved, Resolver};
+use super::service_manager::ServiceManager;
 use super::sleep_detector::SleepDetector;
 use super::store::{Changes, Store};
 use crate::api::{
@@ -57,6 +58,8 @@ pub(super) struct Own {
     pub(super) tun: u32,
     /// What was wrong from the start.
     pub(super) health: Vec<HealthEntry>,
+    /// Has been told that the agent is ready.
+    pub(super) service_manager: ServiceManager,
 }
 
 /// Owns the agent.
@@ -118,7 +121,9 @@ impl EventLoop {
             if let Some(stop) = self.step(&mut queues, &mut signals, network).await {
                 break stop;
             }
+            self.own.service_manager.alive(now().time);
         };
+        self.own.service_manager.stopping();
         self.node.shut_down(now());
         self.drain();
         if let Some(port_mapper) = self.port_mapper.take() {
@@ -191,7 +196,7 @@ impl EventLoop {
 
     fn time_to_wait(&self) -> Option<Duration> {
         let timer = self.node.poll_timeout().map(|(at, _)| at);
-        let next = [timer, self.store_retry].into_iter().flatten().min()?;
+        let next = [timer, self.store_retry, self.own.service_manager.due()].into_iter().flatten().min()?;
         Some(next.since(now().time))
     }
 

@@ -20,6 +20,7 @@ mod port_mapping;
 mod relay_thread;
 mod rendezvous;
 mod resolver;
+mod service_manager;
 mod sleep_detector;
 mod start;
 mod state_dir;

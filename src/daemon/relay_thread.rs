@@ -18,6 +18,7 @@ use agentnet_platform::wait::{Waker, wait_readable};
 use tokio::sync::mpsc;
 
 use super::now;
+use super::service_manager::ServiceManager;
 use super::store::Changes;
 use crate::metrics::ServerCounters;
 use crate::rendezvous::{Change, Local, Output, Port, Server};
@@ -56,6 +57,7 @@ impl RelayThread {
         sockets: Sockets,
         counters: Arc<ServerCounters>,
         changes: mpsc::Sender<Changes>,
+        service_manager: ServiceManager,
     ) -> io::Result<Self> {
         let stop = Stop { flag: Arc::default(), waker: Waker::new()? };
         let until = stop.clone();
@@ -67,6 +69,7 @@ impl RelayThread {
             changes: Changes::default(),
             store: changes,
             store_at: None,
+            service_manager,
         };
         let handle = Builder::new().name("agentnet-relay".to_owned()).spawn(move || {
             let result = relay.run(&until);
@@ -97,18 +100,22 @@ struct Relay {
     store: mpsc::Sender<Changes>,
     /// When the changes are to be handed on; `None` while there are none.
     store_at: Option<Time>,
+    /// Is told from here that the work goes on, as this is where it is done.
+    service_manager: ServiceManager,
 }
 
 impl Relay {
     fn run(&mut self, stop: &Stop) -> io::Result<()> {
         let (mut primary, mut alternate) = (RecvBatch::new(), RecvBatch::new());
         self.drain(now());
+        self.service_manager.ready(now().time, "serving");
         while !stop.flag.load(Ordering::Relaxed) {
             let mut received = self.sockets.primary.recv_batch(&mut primary)?;
             if let Some(socket) = &self.sockets.alternate {
                 received += socket.recv_batch(&mut alternate)?;
             }
             let now = now();
+            self.service_manager.alive(now.time);
             if received == 0 && !self.is_due(now.time) {
                 self.sleep(stop, now.time)?;
                 continue;
@@ -122,6 +129,7 @@ impl Relay {
             self.flush();
             self.hand_on_changes(now.time);
         }
+        self.service_manager.stopping();
         Ok(())
     }
 
@@ -130,8 +138,8 @@ impl Relay {
     }
 
     fn next_timeout(&self) -> Time {
-        let timeout = self.server.poll_timeout();
-        self.store_at.map_or(timeout, |at| at.min(timeout))
+        let others = [self.store_at, self.service_manager.due()].into_iter().flatten();
+        others.fold(self.server.poll_timeout(), Time::min)
     }
 
     fn sleep(&self, stop: &Stop, now: Time) -> io::Result<()> {

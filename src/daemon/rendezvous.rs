@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 use super::host::transport_addresses;
 use super::relay_thread::{RelayThread, Sockets};
+use super::service_manager::ServiceManager;
 use super::start::system_rng;
 use super::state_dir::{StateDir, unusable};
 use super::store::{Changes, Loaded, Store};
@@ -133,7 +134,9 @@ impl Rendezvous {
         let (changes, mut queue) = mpsc::channel(STORE_QUEUE);
         let result = self.runtime.block_on(async {
             let mut signals = Signals::new()?;
-            let thread = RelayThread::start(self.server, self.sockets, Arc::clone(&self.counters), changes)
+            let counters = Arc::clone(&self.counters);
+            let service_manager = ServiceManager::from_environment();
+            let thread = RelayThread::start(self.server, self.sockets, counters, changes, service_manager)
                 .map_err(|error| stopped(&error))?;
             // The queue ends when the thread does, of itself or because it was told to.
             loop {

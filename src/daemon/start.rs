@@ -20,6 +20,7 @@ use super::host::{
 use super::packet_threads::{NOTICE_QUEUE, PacketThreads, STRANGER_QUEUE, Shared};
 use super::port_mapping::{PortMapper, switched_off};
 use super::resolver::Resolver;
+use super::service_manager::ServiceManager;
 use super::state_dir::{StateDir, unusable};
 use super::store::{Changes, Loaded, Store};
 use super::{now, preflight};
@@ -168,7 +169,17 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         health: start.health.clone(),
     };
     tracing::info!(id = %node.id(), interface = host.tun.name(), port = started.port, "agent started");
-    let own = Own { config, started: started.clone(), mtu: host.mtu, tun: host.tun.index(), health: start.health };
+    // A process in the background was started by `up`, which is told below.
+    let mut service_manager = if background { ServiceManager::default() } else { ServiceManager::from_environment() };
+    service_manager.ready(now().time, &format!("interface {}, UDP port {}", started.interface, started.port));
+    let own = Own {
+        config,
+        started: started.clone(),
+        mtu: host.mtu,
+        tun: host.tun.index(),
+        health: start.health,
+        service_manager,
+    };
     let mut event_loop = EventLoop::new(node, start.store, shared, resolver, port_mapper, own);
     if background {
         report_ready(started);

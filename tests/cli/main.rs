@@ -12,6 +12,7 @@ mod completion;
 mod config;
 mod fake_agent;
 mod help;
+mod man;
 mod no_daemon;
 mod not_available;
 mod ping;
