@@ -100,6 +100,7 @@ error_codes! {
     DiskFull "disk_full" Failed "there is no space left for the state",
     IdentityDamaged "identity_damaged" Failed "the identity file cannot be read as an identity",
     ClockInvalid "clock_invalid" Failed "the system clock stands before 1970",
+    ServiceFailed "service_failed" Failed "systemd could not start or stop the agent's service",
     Ipv4RangeConflict "ipv4_range_conflict" Failed "the IPv4 range asked for is in use on this host",
     Ipv4RangeFull "ipv4_range_full" Failed "the IPv4 range has no free alias",
     SocketInUse "socket_in_use" Failed "the control socket path is in use or cannot be created",

@@ -5,13 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Global;
 use super::client::{Client, block_on};
+use super::load::names_another;
 use super::output::{Failure, Output};
+use super::service::{SYSTEMD, Stop, UNIT, how_to_stop};
 use crate::api::{Error, ErrorCode, Status};
 
 /// How long the agent may take to clean up and end.
@@ -21,6 +23,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Stop the agent; its interface, addresses and routes go with it
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The service agentnet is also disabled, so that it does not start at the next boot; to stop it until\n\
+                  then: systemctl stop agentnet"
+)]
 pub(super) struct Args {}
 
 #[derive(Serialize)]
@@ -33,7 +39,23 @@ struct Stopped {
 
 pub(super) fn run(_: &Args, global: &Global, out: &mut Output) -> Result<(), Failure> {
     let client = Client::new(global)?;
-    let stopped = block_on(stop(&client))?;
+    let unit = SYSTEMD.unit();
+    let way = how_to_stop(names_another(global)?, unit.as_ref(), Uid::effective().is_root());
+    let stopped = match way {
+        Stop::Ask => block_on(stop(&client))?,
+        Stop::AskUntilBoot => {
+            let stopped = block_on(stop(&client))?;
+            out.note(&format!("{UNIT} starts again at the next boot; `sudo agentnet down` changes that."));
+            stopped
+        }
+        Stop::Service => {
+            let pid = unit.and_then(|unit| unit.pid);
+            SYSTEMD.disable()?;
+            // Whoever still answers is one in the background.
+            let rest = block_on(stop(&client))?;
+            if rest.was_running { rest } else { Stopped { was_running: pid.is_some(), pid } }
+        }
+    };
     out.result(&stopped, |page| match stopped.pid {
         Some(pid) => writeln!(page, "Stopped (process {pid})."),
         None => writeln!(page, "Not running."),

@@ -1,12 +1,16 @@
 //! Brings the sources of the configuration together: flags, environment, file.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::Global;
 use crate::api::{Error, ErrorCode};
-use crate::config::{Config, DEFAULT_FILE, Key, MAX_FILE_BYTES, Origin, Settings, control_socket, parse_file};
+use crate::config::{
+    Config, DEFAULT_FILE, DEFAULT_SOCKET, DEFAULT_STATE_DIR, Key, MAX_FILE_BYTES, Origin, Settings, control_socket,
+    parse_file, with_setting,
+};
 
 /// The environment variable that names the configuration file.
 const FILE_VARIABLE: &str = "AGENTNET_CONFIG";
@@ -74,6 +78,11 @@ impl AgentArgs {
         Ok(settings)
     }
 
+    /// The configuration file that a flag or the environment names.
+    pub(super) fn named_file(&self) -> Option<PathBuf> {
+        self.file.named_file()
+    }
+
     /// The same flags again, for a process that is to be started with them.
     pub(super) fn to_arguments(&self) -> Vec<std::ffi::OsString> {
         let mut arguments = Vec::new();
@@ -119,13 +128,17 @@ impl FileArgs {
         Self { config: path }
     }
 
+    fn named_file(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os(FILE_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
+        self.config.clone().or_else(variable)
+    }
+
     /// Reads the file. Only the default file may be missing.
     ///
     /// # Errors
     /// The file cannot be read, or is not a configuration.
     pub(super) fn read(&self) -> Result<FileSettings, Error> {
-        let variable = std::env::var_os(FILE_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let named = self.config.clone().or(variable);
+        let named = self.named_file();
         let path = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
         let text = match read_text(&path) {
             Err(error) if named.is_none() && error.kind() == ErrorKind::NotFound => {
@@ -147,6 +160,77 @@ impl FileArgs {
         let settings = parse_file(&path, &text)?;
         Ok(FileSettings { path: Some(path), settings })
     }
+}
+
+/// Writes settings of `config` into the configuration file at `path`, which is made if it is not there. Returns those
+/// that the file did not have so.
+///
+/// # Errors
+/// `config_invalid`: the file cannot be read or written. It is then as it was.
+pub(super) fn write_settings(path: &Path, config: &Config, keys: &[Key]) -> Result<Vec<Key>, Error> {
+    let failed = |error: io::Error| {
+        let message = format!("{}: the configuration file cannot be written: {error}", path.display());
+        Error::new(ErrorCode::ConfigInvalid, message, "look at the path and at the room on its disk")
+    };
+    let old = match read_text(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        text => text.map_err(failed)?,
+    };
+    let mut text = old.clone();
+    let mut written = Vec::new();
+    for key in keys {
+        let with = with_setting(&text, *key, &config.given(*key));
+        if with != text {
+            written.push(*key);
+            text = with;
+        }
+    }
+    // What the agent could not start with must not come to stand there.
+    Config::from_settings(&parse_file(path, &text)?)?;
+    if !written.is_empty() {
+        replace(path, &text).map_err(failed)?;
+    }
+    Ok(written)
+}
+
+/// Gives a file new content, whole or not at all. Who may read it stays the same.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mode = match fs::metadata(path) {
+        Ok(metadata) => metadata.mode() & 0o777,
+        // Commands of every user look here for the control socket.
+        Err(_) => 0o644,
+    };
+    if let Some(directory) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    }
+    let beside = path.with_extension("toml.new");
+    let written = (|| {
+        // Left behind by a try that was interrupted; its mode may be another.
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}
+
+/// Whether flags or environment name an agent that is not the default one.
+///
+/// # Errors
+/// The paths are not valid.
+pub(super) fn names_another(global: &Global) -> Result<bool, Error> {
+    let settings = global_settings(global)?.over(environment()?);
+    let differs = |key, default: &str| settings.get(key).is_some_and(|given| given.values != [default]);
+    // A state directory that is named comes with a socket of its own.
+    let has_own_socket = settings.get(Key::StateDir).is_some() && settings.get(Key::Socket).is_none();
+    Ok(has_own_socket || differs(Key::StateDir, DEFAULT_STATE_DIR) || differs(Key::Socket, DEFAULT_SOCKET))
 }
 
 /// The control socket a command talks to, and the flags that name the same agent.
@@ -215,12 +299,12 @@ fn absolute(path: &Path) -> Result<String, Error> {
     absolute.into_os_string().into_string().map_err(|_| refused("it is not UTF-8"))
 }
 
-fn read_text(path: &Path) -> std::io::Result<String> {
+fn read_text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let read = File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
     if read as u64 > MAX_FILE_BYTES {
         let message = format!("it is longer than {MAX_FILE_BYTES} bytes");
-        return Err(std::io::Error::new(ErrorKind::FileTooLarge, message));
+        return Err(io::Error::new(ErrorKind::FileTooLarge, message));
     }
     Ok(text)
 }
@@ -230,6 +314,44 @@ mod tests {
     use clap::Parser;
 
     use super::super::{Cli, Command};
+    use super::*;
+
+    #[test]
+    fn flags_are_written_into_the_file_and_the_rest_of_it_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("etc/agentnet.toml");
+        let mut settings = Settings::default();
+        settings.set(Key::Name, vec!["one".to_owned()], Origin::Flag("--name"));
+        settings.set(Key::Port, vec!["0".to_owned()], Origin::Flag("--port"));
+        let config = Config::from_settings(&settings).unwrap();
+        let keys = [Key::Name, Key::Port];
+        let mode = || fs::metadata(&path).unwrap().mode() & 0o777;
+        assert_eq!(write_settings(&path, &config, &keys).unwrap(), keys);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "name = \"one\"\nport = 0\n");
+        assert_eq!(mode(), 0o644);
+        fs::write(&path, "# mine\nmtu = 1400\nname = \"two\" # was\nport = 0\n").unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        assert_eq!(write_settings(&path, &config, &keys).unwrap(), [Key::Name]);
+        let text = "# mine\nmtu = 1400\nname = \"one\" # was\nport = 0\n";
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        assert_eq!(mode(), 0o600);
+        assert_eq!(write_settings(&path, &config, &keys).unwrap(), []);
+        let entries: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
+        assert_eq!(entries.len(), 1, "{entries:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_valid_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agentnet.toml");
+        let config = Config::from_settings(&Settings::default()).unwrap();
+        for text in ["mtu = 1\n", "mtu 1400\n"] {
+            fs::write(&path, text).unwrap();
+            let error = write_settings(&path, &config, &[Key::PortMapping]).unwrap_err();
+            assert_eq!(error.code, ErrorCode::ConfigInvalid);
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
 
     #[test]
     fn flags_survive_being_handed_on() {

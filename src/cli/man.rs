@@ -47,7 +47,8 @@ pub(super) fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
 
 /// The page of a command and those of the commands below it.
 fn pages(command: &Command, all: &mut Vec<Page>) -> io::Result<()> {
-    let man = Man::new(command.clone()).manual("agentnet manual").source(concat!("agentnet ", env!("CARGO_PKG_VERSION")));
+    let man =
+        Man::new(command.clone()).manual("agentnet manual").source(concat!("agentnet ", env!("CARGO_PKG_VERSION")));
     let mut text = Vec::new();
     man.render(&mut text)?;
     all.push(Page { file: man.get_filename(), text });

@@ -29,6 +29,7 @@ mod output;
 mod peers;
 mod ping;
 mod rendezvous;
+mod service;
 mod status;
 mod ticket;
 mod trust;

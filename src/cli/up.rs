@@ -2,8 +2,9 @@
 //!
 //! 1. An agent that answers on the control socket is reported as it is.
 //! 2. Otherwise the host is looked at, so that a missing permission is told before anything is touched.
-//! 3. The program starts itself as `daemon --background`, its log going to the state directory.
-//! 4. The new process writes one line when it is ready or has failed; that line is the result.
+//! 3. Where the package's service is there and no other agent is named, systemd starts that (`service`).
+//! 4. Otherwise the program starts itself as `daemon --background`, its log going to the state directory. The new process
+//!    writes one line when it is ready or has failed; that line is the result.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -19,11 +20,13 @@ use nix::unistd::Pid;
 
 use super::client::{Client, block_on};
 use super::load::AgentArgs;
+use super::load::write_settings;
 use super::output::{Failure, Output, Page, clean};
+use super::service::{SYSTEMD, Start, UNIT, how_to_start};
 use super::status::show_health_entries;
 use super::{Global, human};
 use crate::api::{ConfigDocument, Error, ErrorCode, Identity, StartReport, Started, Status, display_addresses};
-use crate::config::{Config, Key, Origin};
+use crate::config::{Config, DEFAULT_FILE, Key, Origin};
 
 /// The log of an agent in the background, inside its state directory.
 const LOG_FILE: &str = "agentnet.log";
@@ -41,8 +44,13 @@ const MAX_REPORT: u64 = 1 << 20;
 const LOG_TAIL_BYTES: u64 = 16 << 10;
 const LOG_TAIL_LINES: usize = 10;
 
-/// Start the agent in the background and wait until it is ready
+/// Start the agent and wait until it is ready
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "With the package installed it starts the service agentnet, now and at every boot, and writes these\n\
+                  flags to /etc/agentnet/agentnet.toml. Elsewhere, and with --state-dir, --socket or --config, it starts\n\
+                  a process in the background."
+)]
 pub(super) struct Args {
     #[command(flatten)]
     agent: AgentArgs,
@@ -53,8 +61,16 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), Failure> {
     let config = args.agent.load(global)?;
+    let unit = SYSTEMD.unit();
+    let way = how_to_start(&config, args.agent.named_file().as_deref(), unit.as_ref());
     let started = match running(&config)? {
         Some((started, differing)) => {
+            if let (Start::Service { .. }, Some(unit)) = (&way, unit)
+                && unit.pid == Some(started.pid)
+                && !unit.enabled
+            {
+                SYSTEMD.enable(args.timeout)?;
+            }
             if !differing.is_empty() {
                 out.note(&format!(
                     "The running agent was started otherwise: {}. To change that: `agentnet down`, then `up` again.",
@@ -65,7 +81,10 @@ pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), 
         }
         None => {
             crate::daemon::preflight(&config)?;
-            start(args, global, &config, !out.quiet && !out.json)?
+            match way {
+                Start::Background => start(args, global, &config, !out.quiet && !out.json)?,
+                Start::Service { write, unseen } => start_service(args, &config, &write, &unseen, out)?,
+            }
         }
     };
     out.result(&started, |page| show(page, &started))?;
@@ -109,6 +128,38 @@ fn differing(config: &Config, running: &ConfigDocument) -> Vec<String> {
             (setting.value != config.value_text(*key)).then(|| format!("{} is {value}", key.name()))
         })
         .collect()
+}
+
+/// Has systemd start the agent, with the settings that were given as flags in the file that it reads.
+fn start_service(
+    args: &Args,
+    config: &Config,
+    write: &[Key],
+    unseen: &[&str],
+    out: &mut Output,
+) -> Result<Started, Error> {
+    let names = |keys: &[Key]| keys.iter().map(|key| key.name()).collect::<Vec<_>>().join(", ");
+    let written = write_settings(Path::new(DEFAULT_FILE), config, write)?;
+    if !written.is_empty() {
+        out.note(&format!("Written to {DEFAULT_FILE}: {}.", names(&written)));
+    }
+    if !unseen.is_empty() {
+        out.note(&format!("The service does not see {}; {DEFAULT_FILE} is where it looks.", unseen.join(", ")));
+    }
+    let spinner = (!out.quiet && !out.json).then(spinner);
+    let enabled = SYSTEMD.enable(args.timeout);
+    if let Some(spinner) = spinner {
+        spinner.finish_and_clear();
+    }
+    enabled?;
+    match running(config)? {
+        Some((started, _)) => Ok(Started { already_running: false, ..started }),
+        None => Err(Error::new(
+            ErrorCode::ServiceFailed,
+            format!("{UNIT} was started, but no agent answers on {}", config.socket.value.display()),
+            format!("see `systemctl status {UNIT}` and `journalctl --unit={UNIT}`"),
+        )),
+    }
 }
 
 fn start(args: &Args, global: &Global, config: &Config, progress: bool) -> Result<Started, Error> {
