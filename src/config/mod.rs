@@ -29,8 +29,9 @@ pub use self::validate::control_socket;
 pub const DEFAULT_FILE: &str = "/etc/agentnet/agentnet.toml";
 /// The state directory when none is named.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/agentnet";
-/// The control socket when neither it nor a state directory is named.
-pub const DEFAULT_SOCKET: &str = "/run/agentnet/agentnet.sock";
+/// The control socket when neither it nor a state directory is named. macOS has no `/run`.
+pub const DEFAULT_SOCKET: &str =
+    if cfg!(target_os = "macos") { "/var/run/agentnet/agentnet.sock" } else { "/run/agentnet/agentnet.sock" };
 /// The control socket's name inside a state directory that is named.
 pub const SOCKET_IN_STATE_DIR: &str = "agentnet.sock";
 /// The IPv4 range aliases come from: the shared address space (RFC 6598).

@@ -27,6 +27,7 @@ mod port_mapping;
 mod relay;
 mod restart;
 mod roaming;
+mod service;
 mod several_agents;
 mod ssh_grpc;
 mod state;
