@@ -54,6 +54,7 @@ pub fn run(config: Config, background: bool) -> Result<(), Error> {
     if background {
         // Fails where the process leads a group already, and then there is no terminal to leave.
         let _ = agentnet_platform::process::detach_from_terminal();
+        close_inherited();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Error::new(ErrorCode::Internal, format!("the event loop cannot be set up: {error}"), "check `ulimit -n`")
@@ -62,6 +63,17 @@ pub fn run(config: Config, background: bool) -> Result<(), Error> {
     // A look-up in a user database that does not answer must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
+}
+
+/// Closes what the starter had open beyond the standard streams, before anything is opened here: its locks and pipes must
+/// not last as long as the agent.
+fn close_inherited() {
+    let Ok(entries) = std::fs::read_dir("/dev/fd") else { return };
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    // Read whole first: the directory has a descriptor, too, which is gone afterwards.
+    for number in numbers.filter(|number| *number > 2).collect::<Vec<_>>() {
+        let _ = nix::unistd::close(number);
+    }
 }
 
 /// Both clocks.

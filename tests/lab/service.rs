@@ -138,6 +138,19 @@ fn another_agent_and_a_host_without_systemd_have_theirs_in_the_background() {
 }
 
 #[test]
+fn a_process_in_the_background_holds_nothing_of_its_starter() {
+    let lab = Lab::two_hosts();
+    let lock = lab.directory().join("lock");
+    let state = lab.directory().join("state");
+    let agent = format!("{PROGRAM} --state-dir {}", state.display());
+    let script = format!(
+        "exec 9>{0}; flock -n 9 && {agent} up >/dev/null && exec 9>&- && flock -n {0} echo free; {agent} --quiet down",
+        lock.display()
+    );
+    assert!(lab.a().shell(&script).ok().starts_with("free\n"));
+}
+
+#[test]
 fn a_service_that_does_not_start_is_explained() {
     let lab = Lab::two_hosts();
     let (finished, called) = with_systemctl(
