@@ -17,6 +17,7 @@ use super::{
     DatagramSocket, LocalEnd, RecvBatch, SendBatch, SendReport, SocketId, TooBig, Transmit, UdpError, UdpOptions,
 };
 use crate::os::socket::{allow_fragments, forbid_fragments, force_recv_buffer, force_send_buffer};
+use crate::wait::Ready;
 
 /// Tries to find a port that is free in both families, when the choice is the system's.
 const PORT_TRIES: usize = 16;
@@ -108,6 +109,27 @@ impl UdpSockets {
         if destination.is_ipv6() { Err(unreachable()) } else { send(&extra) }
     }
 
+    /// Receives where `wanted` says so of the index in [`DatagramSocket::fds`].
+    fn receive_where(&self, batch: &mut RecvBatch, wanted: impl Fn(usize) -> bool) -> io::Result<usize> {
+        batch.clear();
+        let main = [&self.v4, &self.v6].into_iter().flatten();
+        let extra = main.clone().count();
+        let first = self.first.fetch_add(1, Ordering::Relaxed);
+        for index in (0..=extra).map(|turn| first.wrapping_add(turn) % (extra + 1)).filter(|index| wanted(*index)) {
+            let received = match main.clone().nth(index) {
+                Some(bound) => bound.receive(SocketId::MAIN, batch),
+                None => self.receive_extra(batch),
+            };
+            match received {
+                Ok(()) => {}
+                // What was received so far must not be lost; the error comes back on the next call.
+                Err(_) if !batch.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(batch.len())
+    }
+
     fn receive_extra(&self, batch: &mut RecvBatch) -> io::Result<()> {
         let mut result = Ok(());
         self.extra.ready(|id, bound| {
@@ -126,22 +148,11 @@ impl UdpSockets {
 
 impl DatagramSocket for UdpSockets {
     fn recv_batch(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        batch.clear();
-        let first = self.first.fetch_add(1, Ordering::Relaxed);
-        for turn in 0..3 {
-            let received = match (first.wrapping_add(turn) % 3, &self.v4, &self.v6) {
-                (0, Some(bound), _) | (1, _, Some(bound)) => bound.receive(SocketId::MAIN, batch),
-                (2, ..) => self.receive_extra(batch),
-                _ => Ok(()),
-            };
-            match received {
-                Ok(()) => {}
-                // What was received so far must not be lost; the error comes back on the next call.
-                Err(_) if !batch.is_empty() => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(batch.len())
+        self.receive_where(batch, |_| true)
+    }
+
+    fn recv_ready(&self, ready: Ready, batch: &mut RecvBatch) -> io::Result<usize> {
+        self.receive_where(batch, |index| ready.is_readable(index))
     }
 
     fn send_batch(&self, batch: &SendBatch) -> SendReport {
