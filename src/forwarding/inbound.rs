@@ -33,6 +33,8 @@ pub struct Inbound {
 
 /// The peer of the current run of datagrams, with its sessions.
 struct Run<'a> {
+    /// What they all carry.
+    receiver_index: u32,
     peer: &'a Arc<FibPeer>,
     sessions: SessionLock<'a>,
     /// Where the last packet of data came from; at first the primary path.
@@ -85,15 +87,15 @@ impl Inbound {
                 continue;
             };
             // 3. receiver index -> peer
-            let Some(peer) = fib.tunnel(receiver_index) else {
-                self.counters.drop_in_unknown_index.increment();
-                continue;
-            };
-            if run.as_ref().is_none_or(|run| !Arc::ptr_eq(run.peer, peer)) {
+            if run.as_ref().is_none_or(|run| run.receiver_index != receiver_index) {
+                let Some(peer) = fib.tunnel(receiver_index) else {
+                    self.counters.drop_in_unknown_index.increment();
+                    continue;
+                };
                 drop(run.take());
                 let primary = peer.shared.path.load().as_ref().map(|path| **path);
                 let sessions = peer.shared.tunnel.for_run();
-                run = Some(Run { peer, sessions, data_from: primary, control_from: primary });
+                run = Some(Run { receiver_index, peer, sessions, data_from: primary, control_from: primary });
             }
             let Some(run) = &mut run else { continue };
             // 4. open straight into the device's buffer

@@ -1,5 +1,6 @@
 //! From the device to the network. The numbers are those of [the flow](super).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -92,6 +93,7 @@ impl Outbound {
         notices: &mut dyn NoticeSink,
     ) -> usize {
         let mut run: Option<Run<'_>> = None;
+        let mut last: Option<(IpAddr, &Arc<FibPeer>)> = None;
         for number in first..packets.len() {
             let Some((header, packet)) = packets.get(number) else { break };
             // 2. parse; the source must be this agent
@@ -113,11 +115,13 @@ impl Outbound {
                 continue;
             }
             // 3. destination -> peer
-            let Some(peer) = fib.route(view.destination) else {
+            let known = last.filter(|(destination, _)| *destination == view.destination).map(|(_, peer)| peer);
+            let Some(peer) = known.or_else(|| fib.route(view.destination)) else {
                 self.counters.drop_out_no_route.increment();
                 self.tell_program(now, fib, &view, UnreachableReason::NoRoute, replies);
                 continue;
             };
+            last = Some((view.destination, peer));
             // 4. policy
             if peer.check_policy(now, Direction::Out, &view) == Verdict::Refuse {
                 self.counters.drop_out_policy.increment();

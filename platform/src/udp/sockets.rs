@@ -26,6 +26,9 @@ const PORT_TRIES: usize = 16;
 /// thread; shorter, and a burst is lost that the device would have drained.
 const SEND_PATIENCE: Duration = Duration::from_millis(50);
 
+/// Trains that a receive asks for at least: one more than the single packet of a quiet host, which shows that it was all.
+const LEAST_EXPECTED: usize = 2;
+
 /// Queued errors swallowed by one receive before looking again later.
 const MAX_QUEUED_ERRORS: usize = 64;
 
@@ -50,6 +53,8 @@ pub(super) struct Bound {
     /// Held while a datagram is sent that may be fragmented: that is a property of the socket, and the probes that
     /// other threads send with `send_to` must not have it. None of the calls made meanwhile blocks.
     fragments: Mutex<()>,
+    /// Trains that the next receive asks for: a system call is prepared for each, and mostly only few are waiting.
+    expected: AtomicUsize,
 }
 
 impl UdpSockets {
@@ -215,19 +220,25 @@ impl DatagramSocket for UdpSockets {
 impl Bound {
     fn receive(&self, id: SocketId, batch: &mut RecvBatch) -> io::Result<()> {
         let mut queued_errors = 0;
+        let mut expected = self.expected.load(Ordering::Relaxed);
         loop {
             let mut offered = 0;
             let result = batch.fill(id, |buffers, metas| {
-                offered = buffers.len().min(quinn_udp::BATCH_SIZE);
-                if offered == 0 {
-                    return Ok(0);
+                offered = buffers.len().min(quinn_udp::BATCH_SIZE).min(expected);
+                match (buffers.get_mut(..offered), metas.get_mut(..offered)) {
+                    (Some(buffers), Some(metas)) if offered > 0 => {
+                        self.state.recv(UdpSockRef::from(&self.socket), buffers, metas)
+                    }
+                    _ => Ok(0),
                 }
-                self.state.recv(UdpSockRef::from(&self.socket), buffers, metas)
             });
             match result {
                 // Fewer than asked for: nothing more is waiting.
-                Ok(received) if received < offered || offered == 0 => return Ok(()),
-                Ok(_) => {}
+                Ok(received) if received < offered || offered == 0 => {
+                    self.expected.store((received + 1).max(LEAST_EXPECTED), Ordering::Relaxed);
+                    return Ok(());
+                }
+                Ok(_) => expected = (expected * 4).min(quinn_udp::BATCH_SIZE),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if is_queued_error(&error) && queued_errors < MAX_QUEUED_ERRORS => {
                     queued_errors += 1;
@@ -392,7 +403,13 @@ fn open(address: SocketAddr, options: &UdpOptions) -> io::Result<(Bound, u16)> {
         let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), options.send_buffer);
     }
     let max_gso_segments = AtomicUsize::new(state.max_gso_segments());
-    let bound = Bound { socket, state, max_gso_segments, fragments: Mutex::new(()) };
+    let bound = Bound {
+        socket,
+        state,
+        max_gso_segments,
+        fragments: Mutex::new(()),
+        expected: AtomicUsize::new(LEAST_EXPECTED),
+    };
     Ok((bound, port))
 }
 
