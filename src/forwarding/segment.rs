@@ -105,6 +105,9 @@ pub enum SegmentError {
     /// The checksum to complete is not that of the packet's TCP or UDP header.
     #[error("the checksum to complete is not that of the packet's TCP or UDP header")]
     ChecksumPosition,
+    /// The packet has checksums, and one is wrong: pieces would have right ones, and hide it from the receiver.
+    #[error("a packet with a wrong checksum is not cut")]
+    Checksum,
     /// A super-packet with IPv4 options or IPv6 extension headers, but without the sum of its pseudo header: it may be
     /// source routed, and its final destination is then not known.
     #[error("a packet with options or extension headers lacks the sum of its pseudo header")]
@@ -184,10 +187,13 @@ impl<'a> Segments<'a> {
     /// The same TCP packet in segments of at most `max_len` bytes, IP header included.
     ///
     /// # Errors
-    /// [`SegmentError::Protocol`] for what is not TCP, and the reasons why a packet of TCP cannot be cut, or not into
-    /// pieces as small.
+    /// [`SegmentError::Protocol`] for what is not TCP, [`SegmentError::Checksum`] for what is damaged, and the reasons why
+    /// a packet of TCP cannot be cut, or not into pieces as small.
     pub fn limited(&self, view: &IpView<'a>, max_len: usize) -> Result<Self, SegmentError> {
         let L4::Tcp = L4::of(view)? else { return Err(SegmentError::Protocol) };
+        if self.is_whole() && !is_checked(view)? {
+            return Err(SegmentError::Checksum);
+        }
         let header_len = view.l4_offset + L4::Tcp.header_len(view)?;
         let asked = if let Work::Cut(cut) = &self.work { cut.gso_size } else { usize::MAX };
         let gso_size = max_len.saturating_sub(header_len).min(asked);
@@ -417,6 +423,14 @@ impl Cut {
         }
         combine(&[sum(header.get(4..8).unwrap_or_default()), sum(header.get(12..14).unwrap_or_default())])
     }
+}
+
+/// Whether the checksums of a TCP packet that has all of them are right.
+fn is_checked(view: &IpView<'_>) -> Result<bool, SegmentError> {
+    let ip_header = view.packet.get(..view.l4_offset).unwrap_or_default();
+    let is_ip_right = view.source.is_ipv6() || sum(ip_header) == 0xffff;
+    let pseudo = pseudo_header_sum(L4::Tcp, false, view)?;
+    Ok(is_ip_right && combine(&[pseudo, view.l4().len() as u16, sum(view.l4())]) == 0xffff)
 }
 
 /// The sum of a packet's pseudo header without its length.

@@ -58,11 +58,14 @@ fn a_gigabyte_arrives_unchanged() {
 fn streams_enter_as_they_left() {
     let lab = Lab::two_hosts();
     let scene = Scene::on(lab.a(), lab.b());
+    scene.mark_congestion();
     let counts = scene.compare(Order::SomeLost, || {
         for (number, way) in scene.ways().iter().enumerate() {
             way.streams(6, 1_500_000, &format!("{}-{number}", seed()));
         }
     });
+    let answers = counts.iter().filter_map(|count| count["sent_ecn"].as_u64()).sum::<u64>();
+    assert!(answers > 0, "no packet that was to be cut said that the window was reduced: {counts:?}");
     assert!(counts.iter().all(|count| count["sent_cut"] != 0), "nothing was to be cut: {counts:?}");
     assert!(counts.iter().all(|count| count["received_cut"] != 0), "nothing was put together: {counts:?}");
     scene.assert_undamaged();
@@ -97,6 +100,7 @@ fn odd_packets_enter_as_they_left() {
         }
     });
     assert!(counts.iter().all(|count| count["received_cut"] != 0), "nothing was put together: {counts:?}");
+    scene.both.iter().for_each(Side::assert_nothing_refused);
 }
 
 #[test]
@@ -240,11 +244,26 @@ impl<'lab> Scene<'lab> {
         counts
     }
 
+    /// Has TCP negotiate ECN, and some packets say that they met congestion before they leave.
+    fn mark_congestion(&self) {
+        let rule = |family: &str| format!("{family} ecn ect0 numgen random mod 10 0 {family} ecn set ce");
+        for side in &self.both {
+            let rules = format!(
+                "table inet congestion {{ chain output {{ type filter hook output priority 0; {}; {}; }} }}",
+                rule("ip"),
+                rule("ip6")
+            );
+            let line = format!("echo 1 >/proc/sys/net/ipv4/tcp_ecn && echo '{rules}' | nft -f -");
+            side.agent.host().shell(&line).ok();
+        }
+    }
+
     fn assert_undamaged(&self) {
         for side in &self.both {
             for name in DAMAGE {
                 assert_eq!(side.kernel_count(name), 0, "{name} on host {}", side.agent.host().name);
             }
+            side.assert_nothing_refused();
         }
     }
 }
@@ -253,6 +272,13 @@ impl Side<'_> {
     /// Its own address of the version of this one.
     fn own_like(&self, address: IpAddr) -> IpAddr {
         self.own[usize::from(address.is_ipv4())]
+    }
+
+    /// The agent took all that the device gave, and the device all that the agent gave.
+    fn assert_nothing_refused(&self) {
+        for why in ["malformed", "interface"] {
+            assert_eq!(self.agent.drops(why), 0, "{why} on host {}", self.agent.host().name);
+        }
     }
 
     fn record(&self, file: &std::path::Path) -> Program {

@@ -15,6 +15,8 @@ fn a_peer_answers_soon_after_up() {
     let mut pair = Pair::trusted(&lab);
     let addresses = pair.a.addresses_of(&pair.b);
     pair.a.host().wait_until_reaches(addresses[0]);
+    // Elsewhere hosts of the lab do not look whether somebody else has their address.
+    lab.a().shell("echo 1 >/proc/sys/net/ipv6/conf/default/accept_dad").ok();
     let echoes = [pair.b.ipv6().into(), pair.b.ipv4().into()].map(|own: std::net::IpAddr| {
         let port = lab.b().fresh_port();
         (port, lab.b().serve("udp_echo.py", &format!("{own} {port}")))

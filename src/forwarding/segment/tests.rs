@@ -438,3 +438,23 @@ fn syn_rst_and_urg_are_not_cut() {
         check(&spec, 100, spec.device_header(100), &packet);
     }
 }
+
+#[test]
+fn a_damaged_packet_is_not_made_whole_by_cutting_it() {
+    for ipv4 in [true, false] {
+        let spec = Spec::new(ipv4, true, 1000);
+        let packet = spec.build(Sum::Complete);
+        let limited = |packet: &[u8]| {
+            let view = IpView::parse(packet).unwrap();
+            Segments::new(VnetHeader::default(), &view).unwrap().limited(&view, 500).map(|cut| cut.count())
+        };
+        assert_eq!(limited(&packet), Ok(3));
+        // The last byte of the payload, the checksum itself, and in IPv4 that of the header.
+        let at = [packet.len() - 1, spec.l4_offset() + 17, 11];
+        for at in &at[..if ipv4 { 3 } else { 2 }] {
+            let mut damaged = packet.clone();
+            damaged[*at] ^= 0x40;
+            assert_eq!(limited(&damaged), Err(SegmentError::Checksum), "byte {at}, IPv4 {ipv4}");
+        }
+    }
+}

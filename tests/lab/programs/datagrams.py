@@ -3,10 +3,11 @@
 datagrams.py receive ADDRESS PORT FLOWS ROUNDS SEED [reordered]
 datagrams.py send ADDRESS PORT FLOWS ROUNDS SEED TIMEOUT
 
-SEED decides what is sent, so that the receiver knows it. Flow `n` goes to PORT + n. Each round a few datagrams leave, in
-several ways; then the sender waits until the receiver has them all, for TIMEOUT seconds at most, so that no queue on the
-way is ever full. The receiver fails for what was never sent, was sent once and came twice, or came in another order
-than within its flow (unless `reordered` is allowed). It prints: datagrams sent, received; bytes received.
+SEED decides what is sent, so that the receiver knows it. Flow `n` goes to PORT + n; on the port after those of all
+flows the receiver answers how many have come. Each round a few datagrams leave, in several ways; then the sender waits
+until the receiver has them all, for TIMEOUT seconds at most, so that no queue on the way is ever full. The receiver
+fails for a datagram that was never sent, that came twice, or, unless `reordered`, later than one of its flow that was
+sent after it. It prints how many were sent, how many of those received, and bytes received.
 """
 import random
 import select
@@ -131,7 +132,7 @@ def receive(address, port, flows, count, seed, reordered):
             if each in ready:
                 data = each.recv(1 << 17)
                 if wrong := tables[flow].take(data, reordered):
-                    sys.exit(f"flow {flow}, after {received}: a datagram of {len(data)} bytes {wrong}: {data[:32].hex()}")
+                    sys.exit(f"flow {flow}, after {received}: one of {len(data)} bytes {wrong}: {data[:32].hex()}")
                 received += 1
                 length += len(data)
         # Asked last, so that all that came before the question is counted.

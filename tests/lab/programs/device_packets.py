@@ -3,14 +3,15 @@
 device_packets.py record DEVICE FILE OWN_IPV6 PEER_IPV6 OWN_IPV4 PEER_IPV4     until interrupted
 device_packets.py compare SENT RECEIVED in_order|some_lost|reordered
 
-`record` sees packets as the device does, with the virtio header of those that are yet to be cut or to get a checksum. It
-cuts them and completes their checksums as a kernel without offloads would, and writes those from own to peer to FILE.sent
-and those the other way to FILE.received. Nothing here has been learnt from the agent's own code. In the files packets
-have no addresses, as IPv4 aliases differ from side to side, and in place of each checksum what the sum is: 0xffff for a
-right one.
+`record` sees packets as the device does, with the virtio header of those that are yet to be cut or to get a checksum.
+It cuts them and completes their checksums as a kernel does for a device without offloads, and writes those from own to
+peer to FILE.sent, those from peer to own to FILE.received. It shares nothing with the agent. In the files packets have
+no addresses, as IPv4 aliases differ from side to side, and in place of each checksum is what the sum comes to: 0xffff
+for a right one. Prints what it has counted: packets of the device, and those of them that were to be cut.
 
-`compare` takes FILE.sent of one side and FILE.received of the other. `in_order`: both are the same. `some_lost`: packets
-are missing, and there is nothing else. `reordered`: neither something new nor something twice.
+`compare` takes FILE.sent of one side and FILE.received of the other. `in_order`: both are the same. `some_lost`:
+packets are missing, and nothing else. `reordered`: neither something new nor something twice. Prints how many packets
+were sent and received.
 """
 import collections
 import ctypes
@@ -169,23 +170,23 @@ def record(device, file, own6, peer6, own4, peer4):
         pass
     lost = struct.unpack("II", taken.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
     assert lost == 0, f"{lost} packets were not recorded"
-    ways = [
-        [socket.inet_pton(socket.AF_INET6, one) + socket.inet_pton(socket.AF_INET6, other) for one, other in [(own6, peer6), (peer6, own6)]],
-        [socket.inet_aton(one) + socket.inet_aton(other) for one, other in [(own4, peer4), (peer4, own4)]],
-    ]
-    counts = dict(sent=0, sent_cut=0, received=0, received_cut=0, received_other=0)
+    ends = {6: (own6, peer6), 4: (own4, peer4)}
+    binary = {6: lambda text: socket.inet_pton(socket.AF_INET6, text), 4: socket.inet_aton}
+    ends = {version: tuple(map(binary[version], pair)) for version, pair in ends.items()}
+    counts = dict(sent=0, sent_cut=0, sent_ecn=0, received=0, received_cut=0, received_other=0)
     with open(f"{file}.sent", "wb") as sent, open(f"{file}.received", "wb") as received:
         for data, (_, _, kind, *_) in packets:
             is_sent = kind == PACKET_OUTGOING
             header, packet = VNET_HEADER.unpack_from(data), data[VNET_HEADER.size :]
-            way = ways[packet[0] >> 4 == 4][not is_sent]
-            if packet[Layout(packet).addresses] != way:
+            own, peer = ends[packet[0] >> 4]
+            if packet[Layout(packet).addresses] != (own + peer if is_sent else peer + own):
                 # A host looks for neighbours and routers of its own accord; an agent gives it nothing of the kind.
                 counts["received_other"] += not is_sent
                 continue
             name = "sent" if is_sent else "received"
             counts[name] += 1
             counts[f"{name}_cut"] += header[1] != 0
+            counts["sent_ecn"] += is_sent and header[1] & GSO_ECN != 0
             for each in cut(header, packet):
                 line = comparable(each)
                 (sent if is_sent else received).write(struct.pack(">I", len(line)) + line)
@@ -216,7 +217,7 @@ def compare(sent, received, how):
             at = next((at for at, other in left if other == packet), None)
             if at is None or (how == "in_order" and at != before + 1):
                 expected = shown(sent[before + 1]) if before + 1 < len(sent) else "nothing"
-                sys.exit(f"number {number} differs:\n{shown(packet)}\ninstead of number {before + 1} of those sent:\n{expected}")
+                sys.exit(f"number {number} is {shown(packet)}\nnumber {before + 1} of those sent is {expected}")
             before = at
         if how == "in_order" and len(received) != len(sent):
             sys.exit(f"{len(received)} of {len(sent)} came; the first missing: {shown(sent[len(received)])}")

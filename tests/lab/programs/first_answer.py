@@ -1,4 +1,7 @@
-"""Asks a UDP echo every 5 ms until one answers: first_answer.py ADDRESS PORT. Prints the Unix time of the first answer."""
+"""Asks a UDP echo every 5 ms: first_answer.py ADDRESS PORT
+
+Prints the Unix time of the first answer, and ends.
+"""
 import os
 import select
 import socket

@@ -47,12 +47,15 @@ class Maker:
             identification = self.identification
         length = 20 + len(extras)
         header = struct.pack(
-            ">BBHHHBBH", 0x40 | length // 4, tos, length + len(content), identification, df << 14 | offset, ttl, protocol, 0
+            ">BBHHHBBH",
+            *(0x40 | length // 4, tos, length + len(content), identification, df << 14 | offset, ttl, protocol, 0),
         )
         header += self.addresses + extras
         return header[:10] + struct.pack(">H", 0xFFFF - total(header)) + header[12:] + content
 
-    def tcp(self, payload, flags=ACK, sequence=1000, options=b"", wrong=0, urgent=0, reserved=0, window=500, port=0, **ip):
+    def tcp(
+        self, payload, flags=ACK, sequence=1000, options=b"", wrong=0, urgent=0, reserved=0, window=500, port=0, **ip
+    ):
         offset = (20 + len(options)) // 4 << 4 | reserved
         head = struct.pack(
             ">HHIIBBHHH", 40000 + port, self.port, sequence & 0xFFFFFFFF, 77, offset, flags, window, 0, urgent
@@ -76,7 +79,8 @@ class Maker:
     def large(self, l4, size, gso_size, ecn=0, flags=ACK):
         """A packet for the device to have cut: the virtio header, and the packet with the sum of its pseudo header."""
         if l4 == TCP:
-            packet = bytearray(self.tcp(self.bytes(size), flags, tos=2 if ecn else 0, options=b"\x01" * self.choose.choice((0, 4, 12))))
+            options = b"\1" * self.choose.choice((0, 4, 12))
+            packet = bytearray(self.tcp(self.bytes(size), flags, tos=2 if ecn else 0, options=options))
             kind, at = GSO_TCPV6 if self.is_ipv6 else GSO_TCPV4, 16
         else:
             packet, kind, at = bytearray(self.udp(self.bytes(size))), GSO_UDP_L4, 6
@@ -87,28 +91,32 @@ class Maker:
         return struct.pack("=BBHHHH", NEEDS_CSUM, kind | ecn, headers, gso_size, start, at) + packet
 
 
+# What can set one TCP segment of a run apart.
+SEGMENT = (
+    {},
+    *(dict(flags=flags) for flags in (ACK | PSH, ACK | FIN, ACK | RST, ACK | ECE, ACK | CWR, PSH, ACK | SYN)),
+    *(dict(flags=ACK | URG, urgent=1), dict(urgent=1), dict(reserved=1), dict(reserved=8), dict(window=501)),
+    *(dict(tos=1), dict(tos=3), dict(tos=0xB8), dict(ttl=63), dict(flow=0x54321), dict(df=False)),
+    *(dict(wrong=1), dict(wrong=0x1234), dict(identification=0), dict(port=1), dict(sequence=7), dict(sequence=1000)),
+    *(dict(options=b"\1\1\1\0"), dict(options=b"\1\1\x08\x0a" + bytes(8))),
+    *(dict(length=length) for length in (-1, 1, None)),
+    dict(extended=True),
+)
+
+
 def runs(make):
     """Runs of TCP segments that follow each other, with something that sets one of them apart."""
-    size, count = make.choose.choice((1, 2, 3, 7, 100, 536, 1300)), 12
-    odd = make.choose.randrange(1, count)
-    for what in (
-        {}, dict(flags=ACK | PSH), dict(flags=ACK | FIN), dict(flags=ACK | RST), dict(flags=ACK | ECE), dict(flags=ACK | CWR),
-        dict(flags=ACK | URG, urgent=1), dict(urgent=1), dict(reserved=1), dict(reserved=8), dict(flags=PSH), dict(flags=ACK | SYN),
-        dict(tos=1), dict(tos=3), dict(tos=0xB8), dict(ttl=63), dict(flow=0x54321), dict(df=False), dict(window=501), dict(wrong=1),
-        dict(wrong=0x1234), dict(options=b"\1\1\1\0"), dict(options=b"\1\1\x08\x0a" + bytes(8)), dict(identification=0), dict(port=1),
-        dict(sequence=7), dict(sequence=1000), dict(short=True), dict(longer=True), dict(empty=True), dict(ip_options=True),
-    ):
-        what = dict(what)
+    size, count = make.choose.choice((2, 3, 7, 100, 536, 1300)), 12
+    for what in SEGMENT:
+        odd = make.choose.randrange(1, count)
         sequence = make.choose.choice((1000, 0xFFFFFFFF - 3 * size))
-        short, longer, empty, with_ip_options = (what.pop(key, False) for key in ("short", "longer", "empty", "ip_options"))
         for number in range(count):
-            is_odd = number == odd
-            length = size - (size > 1) if short and is_odd else size + 1 if longer and is_odd else 0 if empty and is_odd else size
-            given = dict(what) if is_odd else {}
-            if with_ip_options and is_odd:
-                yield make.tcp(make.bytes(length), sequence=sequence, **extended(make)[0])
-            else:
-                yield make.tcp(make.bytes(length), **{"sequence": sequence, **given})
+            given = dict(what) if number == odd else {}
+            change = given.pop("length", 0)
+            length = 0 if change is None else size + change
+            if given.pop("extended", False):
+                given = extended(make)[0]
+            yield make.tcp(make.bytes(length), **{"sequence": sequence, **given})
             sequence += length
     for constant in (0, 4711):
         for number in range(4):
@@ -118,10 +126,17 @@ def runs(make):
         yield make.tcp(make.bytes(size), sequence=size * number, port=number // 3 % 2)
 
 
+# What can set one datagram of a run apart.
+DATAGRAM = (
+    *({}, dict(wrong=1), dict(wrong=0xABCD), dict(tos=3), dict(ttl=1), dict(flow=1), dict(df=False), dict(port=2)),
+    dict(identification=9),
+)
+
+
 def datagram_runs(make):
     size, count = make.choose.choice((1, 2, 100, 1200)), 10
-    odd = make.choose.randrange(1, count)
-    for what in ({}, dict(wrong=1), dict(wrong=0xABCD), dict(tos=3), dict(ttl=1), dict(flow=1), dict(df=False), dict(port=2), dict(identification=9)):
+    for what in DATAGRAM:
+        odd = make.choose.randrange(1, count)
         for number in range(count):
             yield make.udp(make.bytes(size), **(what if number == odd else {}))
     for length in (0, size, size, 0, 0, size, size + 1, size, 0):
@@ -131,29 +146,22 @@ def datagram_runs(make):
     for number in range(6):
         yield make.udp(make.bytes(size), identification=0)
         yield make.udp(make.bytes(size), unchecked=number % 2 == 1)
-    # What sums up to zero is sent as its other form.
-    for number in range(4):
-        packet = make.udp(make.bytes(20) + bytes(2))
-        at = len(packet) - 2
-        start = at - 28
-        yield packet[:at] + packet[start + 6 : start + 8] + packet[at + 2 :] if number % 2 else packet
-        sized = struct.pack(">HHHH", 41000, make.port, 30, 0) + make.bytes(20)
-        rest = 0xFFFF - total(make.addresses + struct.pack(">HH", UDP, 30) + sized)
-        yield make.ip(UDP, sized[:6] + b"\xff\xff" + sized[8:] + struct.pack(">H", rest))
+    for _ in range(4):  # what sums up to zero, which is sent as its other form
+        content = struct.pack(">HHHH", 41000, make.port, 30, 0) + make.bytes(20)
+        rest = 0xFFFF - total(make.addresses + struct.pack(">HH", UDP, 30) + content)
+        yield make.ip(UDP, content[:6] + b"\xff\xff" + content[8:] + struct.pack(">H", rest))
 
 
 def extended(make):
     """Options of IPv4, or extension headers."""
-    if not make.is_ipv6:
-        return [dict(extras=extras) for extras in (b"\1\1\1\0", b"\x94\x04\0\0", b"\x07\x0b\x04" + bytes(8) + b"\0", b"\x83\x07\x04" + bytes(4) + b"\0")]
-    padding = b"\0" + b"\1\4" + bytes(4)
-    return [
-        dict(extras=extras)
-        for extras in (
-            [(0, padding)], [(60, padding)], [(0, padding), (60, padding)], [(43, b"\0" + b"\4\0" + bytes(4))],
-            [(60, b"\1" + b"\1\x0c" + bytes(12))],
-        )
-    ]
+    # No operation; router alert; record route; loose source route that has been followed.
+    kinds = b"\1\1\1\0", b"\x94\4\0\0", b"\7\x0b\4" + bytes(9), b"\x83\7\4" + bytes(5)
+    if make.is_ipv6:
+        padding = b"\0\1\4" + bytes(4)
+        # Hop-by-hop, destination, both, a route that has been followed, a longer one of destination options.
+        kinds = [(0, padding)], [(60, padding)], [(0, padding), (60, padding)], [(43, b"\0\4\0" + bytes(4))]
+        kinds += ([(60, b"\1\1\x0c" + bytes(12))],)
+    return [dict(extras=kind) for kind in kinds]
 
 
 def others(make):
@@ -163,7 +171,9 @@ def others(make):
             yield make.udp(make.bytes(100), **given)
     for flags in range(256):
         yield make.tcp(make.bytes(flags % 3), flags=flags, reserved=flags % 16)
-    for options in (b"\2\4\x05\x50", b"\2\4\x05\x3c\4\2\x08\x0a" + bytes(8) + b"\1\3\3\7", b"\2\4\0\x30", b"\x22\2\1\1", b"\x05\x0a" + bytes(8) + b"\1\1"):
+    # Maximum segment sizes that pass as they are; those with what goes with them; fast open; SACK.
+    usual = b"\2\4\x05\x3c\4\2\x08\x0a" + bytes(8) + b"\1\3\3\7"
+    for options in (b"\2\4\x05\x50", usual, b"\2\4\0\x30", b"\x22\2\1\1", b"\x05\x0a" + bytes(8) + b"\1\1"):
         yield make.tcp(b"", flags=SYN, options=options)
         yield make.tcp(make.bytes(10), flags=SYN, options=options)
     echo = b"\x80\0" if make.is_ipv6 else b"\x08\0"
@@ -187,15 +197,18 @@ def others(make):
         yield make.udp(make.bytes(size - headers))
 
 
+# Payload of packets that are to be cut, and of their pieces.
+LARGE_TCP = (800, 8), (5000, 36), (20000, 536), (60000, 1300), (1301, 1300), (2600, 1300), (100, 100)
+LARGE_UDP = (64, 1), (63, 2), (6400, 100), (6399, 100), (60000, 1300), (1301, 1300)
+
+
 def large(make):
-    for l4, size, gso_size in (
-        (TCP, 800, 8), (TCP, 5000, 36), (TCP, 20000, 536), (TCP, 60000, 1300), (TCP, 1301, 1300), (TCP, 2600, 1300), (TCP, 100, 100),
-        (UDP, 64, 1), (UDP, 63, 2), (UDP, 6400, 100), (UDP, 6399, 100), (UDP, 60000, 1300), (UDP, 1301, 1300),
-    ):
-        yield make.large(l4, size, gso_size)
-        if l4 == TCP:
-            yield make.large(l4, size, gso_size, GSO_ECN, ACK | CWR | ECE)
-            yield make.large(l4, size, gso_size, 0, ACK | PSH | FIN)
+    for size, piece in LARGE_TCP:
+        yield make.large(TCP, size, piece)
+        yield make.large(TCP, size, piece, GSO_ECN, ACK | CWR | ECE)
+        yield make.large(TCP, size, piece, 0, ACK | PSH | FIN)
+    for size, piece in LARGE_UDP:
+        yield make.large(UDP, size, piece)
 
 
 def main():
@@ -205,8 +218,8 @@ def main():
     out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     out.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
     target = (device, ETH_P_IPV6 if make.is_ipv6 else ETH_P_IP)
-    plain = bytes(10)
-    packets = [plain + packet for kind in (runs, datagram_runs, others) for packet in kind(make)] + list(large(make))
+    packets = [bytes(10) + packet for kind in (runs, datagram_runs, others) for packet in kind(make)]
+    packets += large(make)
     for number, packet in enumerate(packets):
         out.sendto(packet, target)
         # Many at once, so that they are read and carried as a batch, but not more than queues hold.

@@ -4,7 +4,8 @@ streams.py receive ADDRESS PORT COUNT            COUNT connections, one after th
 streams.py send ADDRESS PORT COUNT BYTES SEED    so many at once, BYTES on each, in writes of random sizes
 
 Both print one line for each connection: number, bytes, SHA-256, in order of the number. A connection begins with its
-number. SEED and number decide what is in it and how it is written.
+number. SEED and number decide what is in it and how it is written: one connection in three in large pieces, one in
+random ones, one in random ones without Nagle.
 """
 import hashlib
 import random
@@ -13,7 +14,7 @@ import sys
 import threading
 
 CHUNK = 1 << 20
-# A write is at most this long, mostly much shorter: `paretovariate` gives small numbers often and large ones seldom.
+# A write is at most this long, mostly much shorter: small numbers are frequent in a Pareto distribution.
 WRITE_MOST = 300_000
 
 
@@ -28,12 +29,15 @@ def connection(address, port):
 
 
 def write_all(client, data, choose):
-    """One connection in three is written in large pieces, one in random ones, one in random ones without Nagle."""
+    """In pieces of random sizes. One in a hundred ends with an urgent byte, which stays in its place in the stream."""
     view = memoryview(data)
     while view:
         size = min(WRITE_MOST, int(200 * choose.paretovariate(0.6)))
         client.sendall(view[:size])
         view = view[size:]
+        if view and choose.randrange(100) == 0:
+            client.send(view[:1], socket.MSG_OOB)
+            view = view[1:]
 
 
 def send(address, port, number, length, seed, results):
@@ -76,6 +80,7 @@ def main():
     if what == "receive":
         with socket.socket(family_of(address), socket.SOCK_STREAM) as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             server.bind((address, port))
             server.listen(count)
             print("ready", flush=True)
