@@ -65,10 +65,12 @@ def rounds(seed, flows, count):
 
 
 def ask(control, question, timeout):
-    """Asks how many have come; None if nobody says so in time."""
+    """Asks how many have come; None if nobody says so in time. Answers to earlier questions may come late."""
     control.send(question)
-    if select.select([control], [], [], timeout)[0]:
-        return int(control.recv(64))
+    while select.select([control], [], [], timeout)[0]:
+        answered, count = control.recv(64).split()
+        if answered == question:
+            return int(count)
 
 
 def send(address, port, flows, count, seed, timeout):
@@ -84,10 +86,11 @@ def send(address, port, flows, count, seed, timeout):
         end = time.monotonic() + timeout
         while (ask(control, b"?", 0.01) or 0) < sent and time.monotonic() < end:
             pass
-    for _ in range(100):
-        if ask(control, b"end", 0.1) is not None:
-            return
-    sys.exit("nobody receives any more")
+    try:
+        while ask(control, b"end", 0.1) is None:
+            pass
+    except ConnectionRefusedError:  # it has ended, and its answer was lost
+        pass
 
 
 class Flow:
@@ -138,7 +141,7 @@ def receive(address, port, flows, count, seed, reordered):
         # Asked last, so that all that came before the question is counted.
         if ready == [control]:
             question, peer = control.recvfrom(64)
-            control.sendto(str(received).encode(), peer)
+            control.sendto(question + b" " + str(received).encode(), peer)
             if question == b"end":
                 print(numbers, received, length)
                 return
