@@ -249,7 +249,7 @@ impl<'lab> Scene<'lab> {
         let rule = |family: &str| format!("{family} ecn ect0 numgen random mod 10 0 {family} ecn set ce");
         for side in &self.both {
             let rules = format!(
-                "table inet congestion {{ chain output {{ type filter hook output priority 0; {}; {}; }} }}",
+                "table inet congestion {{ chain output {{ type filter hook output priority 0; {}; {}; }}; }}",
                 rule("ip"),
                 rule("ip6")
             );

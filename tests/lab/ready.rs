@@ -25,11 +25,10 @@ fn a_peer_answers_soon_after_up() {
     let mut until_up = Vec::new();
     for number in 0..usize::try_from(setting("AGENTNET_LAB_RUNS", 3)).unwrap() {
         let (address, (port, _)) = (addresses[number % 2], &echoes[number % 2]);
-        // Every second time as after a crash.
-        if number / 2 % 2 == 0 {
-            pair.a.down()
-        } else {
-            pair.a.kill9()
+        // Every other time as after a crash.
+        match number / 2 % 2 {
+            0 => pair.a.down(),
+            _ => pair.a.kill9(),
         }
         let asking = lab.a().serve("first_answer.py", &format!("{address} {port}"));
         let start = unix_seconds();
