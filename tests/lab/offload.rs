@@ -281,7 +281,8 @@ impl Side<'_> {
     /// The agent took all that the device gave, and the device all that the agent gave.
     fn assert_nothing_refused(&self) {
         for why in ["malformed", "interface"] {
-            assert_eq!(self.agent.drops(why), 0, "{why} on host {}", self.agent.host().name);
+            let drops = &self.agent.json(&["status"])["drops"];
+            assert_eq!(self.agent.drops(why), 0, "{why} on host {}: {drops}", self.agent.host().name);
         }
     }
 

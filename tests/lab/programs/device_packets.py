@@ -30,7 +30,7 @@ NEEDS_CSUM, GSO_ECN = 1, 0x80
 CUTS = {1: (6, 4, 16), 4: (6, 6, 16), 5: (17, None, 6)}
 CHECKSUM_AT = {1: 2, 6: 16, 17: 6, 58: 2}
 ICMP, ICMP_ERRORS = 1, (3, 11, 12)
-FIN, PSH, CWR = 0x01, 0x08, 0x80
+FIN, PSH, URG, CWR = 0x01, 0x08, 0x20, 0x80
 HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION = 0, 43, 44, 60
 
 
@@ -106,9 +106,14 @@ def cut(header, packet):
             sequence = int.from_bytes(segment[at : at + 4], "big") + number * gso_size
             segment[at : at + 4] = (sequence & 0xFFFFFFFF).to_bytes(4, "big")
             if number > 0:
-                segment[layout.l4 + 13] &= ~CWR
+                segment[layout.l4 + 13] &= 0xFF ^ CWR
             if number + 1 < len(pieces):
-                segment[layout.l4 + 13] &= ~(FIN | PSH)
+                segment[layout.l4 + 13] &= 0xFF ^ (FIN | PSH)
+            if number > 0 and segment[layout.l4 + 13] & URG:
+                # A kernel would repeat it, and with that make later bytes urgent.
+                left = max(0, get(segment, layout.l4 + 18) - number * gso_size)
+                segment[layout.l4 + 13] &= 0xFF if left else 0xFF ^ URG
+                put(segment, layout.l4 + 18, left)
         else:
             put(segment, layout.l4 + 4, len(segment) - layout.l4)
         complete(segment, start, offset, len(packet) - start)

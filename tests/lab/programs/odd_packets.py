@@ -76,11 +76,12 @@ class Maker:
     def bytes(self, size):
         return self.choose.randbytes(size)
 
-    def large(self, l4, size, gso_size, ecn=0, flags=ACK):
+    def large(self, l4, size, gso_size, ecn=0, flags=ACK, urgent=0):
         """A packet for the device to have cut: the virtio header, and the packet with the sum of its pseudo header."""
         if l4 == TCP:
             options = b"\1" * self.choose.choice((0, 4, 12))
-            packet = bytearray(self.tcp(self.bytes(size), flags, tos=2 if ecn else 0, options=options))
+            tos = 2 if ecn else 0
+            packet = bytearray(self.tcp(self.bytes(size), flags, options=options, urgent=urgent, tos=tos))
             kind, at = GSO_TCPV6 if self.is_ipv6 else GSO_TCPV4, 16
         else:
             packet, kind, at = bytearray(self.udp(self.bytes(size))), GSO_UDP_L4, 6
@@ -207,6 +208,8 @@ def large(make):
         yield make.large(TCP, size, piece)
         yield make.large(TCP, size, piece, GSO_ECN, ACK | CWR | ECE)
         yield make.large(TCP, size, piece, 0, ACK | PSH | FIN)
+        for urgent in (1, piece, 2 * piece + 1, 0xFFFF):
+            yield make.large(TCP, size, piece, 0, ACK | URG, urgent)
     for size, piece in LARGE_UDP:
         yield make.large(UDP, size, piece)
 
