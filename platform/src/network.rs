@@ -64,6 +64,11 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
 }
 
+/// Packets that may wait in the interface until a packet thread reads them. The usual 500 last 1.8 ms at 280,000 packets a
+/// second, less than a busy host lets a thread wait for its turn: a tenth of them was lost (measured on two cores); with
+/// 2,000 none.
+pub const INTERFACE_QUEUE: u32 = 2_000;
+
 /// What our interface shall have.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub struct InterfaceConfig {

@@ -158,7 +158,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         ended,
     };
     let _control_socket = ControlSocket::serve(&config.socket.value, requests).await?;
-    let threads = PacketThreads::start(&shared, host.tun.queue(), host.tun.queue())
+    let threads = PacketThreads::start(&shared, || host.tun.queue())
         .map_err(|error| interface_failed(&format!("the packet threads cannot be started: {error}")))?;
     let started = Started {
         identity: node.identity_document(),

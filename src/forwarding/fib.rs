@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 
-use super::PeerPath;
+use super::{PeerPath, Sessions};
 use crate::identity::{AgentId, is_overlay};
 use crate::policy::FlowTable;
 use crate::time::Time;
@@ -51,7 +51,7 @@ pub struct FibPeer {
 #[derive(Debug)]
 pub struct SharedPeer {
     /// Its sessions.
-    pub tunnel: Mutex<Tunnel>,
+    pub tunnel: Sessions,
     /// Where its packets go now.
     pub path: ArcSwapOption<PeerPath>,
     /// Traffic.
@@ -217,7 +217,7 @@ impl SharedPeer {
     #[must_use]
     pub fn new(tunnel: Tunnel) -> Self {
         Self {
-            tunnel: Mutex::new(tunnel),
+            tunnel: Sessions::new(tunnel),
             path: ArcSwapOption::empty(),
             counters: PeerCounters::default(),
             path_mtu: AtomicU16::new(u16::MAX),

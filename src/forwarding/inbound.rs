@@ -6,15 +6,15 @@ use std::sync::atomic::Ordering;
 
 use agentnet_platform::batch::PacketBatch;
 use agentnet_platform::udp::RecvBatch;
-use parking_lot::MutexGuard;
 
 use super::coalesce::{Coalescer, Offloads};
+use super::session_lock::SessionLock;
 use super::{Fib, FibPeer, Notice, NoticeSink, PeerPath, StrangerDatagram};
 use crate::identity::TunnelPublic;
 use crate::metrics::Counters;
 use crate::policy::{Direction, Protocol, Verdict};
 use crate::time::Time;
-use crate::tunnel::{HandshakeFilter, OpenError, Tunnel, message_receiver};
+use crate::tunnel::{HandshakeFilter, OpenError, message_receiver};
 use crate::wire::CONTROL_NEXT_HEADER;
 use crate::wire::classify::{DatagramKind, classify};
 use crate::wire::control::is_control_len;
@@ -31,10 +31,12 @@ pub struct Inbound {
     coalescer: Coalescer,
 }
 
-/// The peer of the current run of datagrams, with its session locked.
+/// The peer of the current run of datagrams, with its sessions.
 struct Run<'a> {
+    /// What they all carry.
+    receiver_index: u32,
     peer: &'a Arc<FibPeer>,
-    tunnel: MutexGuard<'a, Tunnel>,
+    sessions: SessionLock<'a>,
     /// Where the last packet of data came from; at first the primary path.
     data_from: Option<PeerPath>,
     /// The same for control messages.
@@ -85,15 +87,15 @@ impl Inbound {
                 continue;
             };
             // 3. receiver index -> peer
-            let Some(peer) = fib.tunnel(receiver_index) else {
-                self.counters.drop_in_unknown_index.increment();
-                continue;
-            };
-            if run.as_ref().is_none_or(|run| !Arc::ptr_eq(run.peer, peer)) {
+            if run.as_ref().is_none_or(|run| run.receiver_index != receiver_index) {
+                let Some(peer) = fib.tunnel(receiver_index) else {
+                    self.counters.drop_in_unknown_index.increment();
+                    continue;
+                };
                 drop(run.take());
                 let primary = peer.shared.path.load().as_ref().map(|path| **path);
-                let tunnel = peer.shared.tunnel.lock();
-                run = Some(Run { peer, tunnel, data_from: primary, control_from: primary });
+                let sessions = peer.shared.tunnel.for_run();
+                run = Some(Run { receiver_index, peer, sessions, data_from: primary, control_from: primary });
             }
             let Some(run) = &mut run else { continue };
             // 4. open straight into the device's buffer
@@ -119,7 +121,7 @@ impl Inbound {
         out: &mut [u8],
         notices: &mut dyn NoticeSink,
     ) -> Option<usize> {
-        let opened = match run.tunnel.open(now, datagram, out) {
+        let opened = match run.sessions.tunnel().open(now, datagram, out) {
             Ok(opened) => opened,
             Err(error) => {
                 self.count_unopened(error);

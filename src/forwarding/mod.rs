@@ -17,7 +17,7 @@
 //!
 //! [`Outbound`] and [`Inbound`] are functions over batches, each driven by one packet thread that owns it. They read one
 //! immutable snapshot, the [`Fib`], loaded once per batch, and take a peer's session lock once for each run of packets
-//! of that peer, never across a system call. They allocate nothing on the way of an ordinary packet. What the control
+//! of that peer, never across a system call; the one passes it on to the other in between ([`Sessions`]). They allocate nothing on the way of an ordinary packet. What the control
 //! plane must know leaves as a [`Notice`], on the first packet of a period or when a packet cannot go on.
 
 mod coalesce;
@@ -29,6 +29,7 @@ mod notice;
 mod outbound;
 mod peer_path;
 mod segment;
+mod session_lock;
 
 pub use coalesce::{Coalescer, Offloads};
 pub use fib::{Fib, FibPeer, Ipv4Aliases, PeerCounters, SharedPeer};
@@ -37,6 +38,7 @@ pub use notice::{Notice, NoticeSink, StrangerDatagram};
 pub use outbound::Outbound;
 pub use peer_path::PeerPath;
 pub use segment::{SegmentError, Segments};
+pub use session_lock::Sessions;
 
 /// Packets in one batch from the device. 64 full packets are two UDP_SEGMENT trains; more would only add delay.
 pub const OUT_BATCH_PACKETS: usize = 64;

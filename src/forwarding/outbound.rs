@@ -1,21 +1,22 @@
 //! From the device to the network. The numbers are those of [the flow](super).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agentnet_platform::batch::{MAX_PACKET, PacketBatch, VnetHeader};
 use agentnet_platform::udp::{SendBatch, SendReport, TooBig};
-use parking_lot::MutexGuard;
 
 use super::fit::Fit;
 use super::fragment::Fragments;
 use super::segment::Segments;
+use super::session_lock::SessionLock;
 use super::{Fib, FibPeer, Notice, NoticeSink, PeerPath, WAITING_PACKETS};
 use crate::metrics::Counters;
 use crate::policy::{Direction, Verdict};
 use crate::time::Time;
-use crate::tunnel::{CONTROL_OUTPUT_LEN, Tunnel, sealed_len};
+use crate::tunnel::{CONTROL_OUTPUT_LEN, sealed_len};
 use crate::wire::relay::RELAY_PREFIX_LEN;
 use crate::wire::{CONTROL_NEXT_HEADER, IpView, LEAST_PATH_MTU, UnreachableReason, clamp_mss, is_tcp_syn, unreachable};
 
@@ -54,10 +55,10 @@ struct Sending<'a> {
     opens_tcp: bool,
 }
 
-/// The peer of the current run of packets, with its session locked.
+/// The peer of the current run of packets, with its sessions.
 struct Run<'a> {
     peer: &'a Arc<FibPeer>,
-    tunnel: MutexGuard<'a, Tunnel>,
+    sessions: SessionLock<'a>,
     path: Option<Arc<PeerPath>>,
     has_session: bool,
 }
@@ -92,6 +93,7 @@ impl Outbound {
         notices: &mut dyn NoticeSink,
     ) -> usize {
         let mut run: Option<Run<'_>> = None;
+        let mut last: Option<(IpAddr, &Arc<FibPeer>)> = None;
         for number in first..packets.len() {
             let Some((header, packet)) = packets.get(number) else { break };
             // 2. parse; the source must be this agent
@@ -113,11 +115,13 @@ impl Outbound {
                 continue;
             }
             // 3. destination -> peer
-            let Some(peer) = fib.route(view.destination) else {
+            let known = last.filter(|(destination, _)| *destination == view.destination).map(|(_, peer)| peer);
+            let Some(peer) = known.or_else(|| fib.route(view.destination)) else {
                 self.counters.drop_out_no_route.increment();
                 self.tell_program(now, fib, &view, UnreachableReason::NoRoute, replies);
                 continue;
             };
+            last = Some((view.destination, peer));
             // 4. policy
             if peer.check_policy(now, Direction::Out, &view) == Verdict::Refuse {
                 self.counters.drop_out_policy.increment();
@@ -273,14 +277,14 @@ impl<'a> Run<'a> {
     fn begin(now: Time, peer: &'a Arc<FibPeer>, send: &mut SendBatch, notices: &mut dyn NoticeSink) -> Self {
         let shared = &peer.shared;
         let path = shared.path.load_full();
-        let mut tunnel = shared.tunnel.lock();
+        let mut sessions = shared.tunnel.for_run();
         if let Some(path) = &path {
             let mut begun = false;
             // Without room, which the size of the batch rules out, the next batch refreshes.
             let room = path.prefix_len() + CONTROL_OUTPUT_LEN;
             let _ = send.push_with(path.endpoint, path.local(), room, |out| {
                 path.frame(out, |out| {
-                    let refreshed = tunnel.refresh(now, out).unwrap_or_default();
+                    let refreshed = sessions.tunnel().refresh(now, out).unwrap_or_default();
                     begun = refreshed.initiation;
                     refreshed.len
                 })
@@ -289,12 +293,12 @@ impl<'a> Run<'a> {
                 notices.notice(Notice::HandshakeBegun { peer: peer.id });
             }
         }
-        let has_session = tunnel.has_session(now);
+        let has_session = sessions.tunnel().has_session(now);
         if has_session && shared.mark_active() && !notices.notice(Notice::Active { peer: peer.id }) {
             // Unsaid, so that the next packet says it again.
             shared.clear_active();
         }
-        Self { peer, tunnel, path, has_session }
+        Self { peer, sessions, path, has_session }
     }
 
     /// Seals a packet straight into the send buffer; false when there is no room.
@@ -306,7 +310,7 @@ impl<'a> Run<'a> {
         fragmentable: bool,
         send: &mut SendBatch,
     ) -> bool {
-        let tunnel = &mut self.tunnel;
+        let tunnel = self.sessions.tunnel();
         let room = path.prefix_len() + sealed_len(packet.len());
         let seal = |out: &mut [u8]| path.frame(out, |out| tunnel.seal(now, packet, out).unwrap_or(0));
         match fragmentable {

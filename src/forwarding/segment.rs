@@ -17,11 +17,13 @@
 //! | TCP sequence number | `+ i * gso_size`, wrapping |
 //! | TCP FIN and PSH | in the last only |
 //! | TCP CWR | in the first only (RFC 3168, section 6.1.2: once per reduction of the window) |
+//! | TCP URG and urgent pointer | as far as what is urgent is still to come (RFC 9293, section 3.1), `- i * gso_size` |
 //! | UDP length | its own |
 //! | TCP and UDP checksum | its own, complete |
 //!
 //! This is what Linux does to the same packet for a device without offloads (`tcp_gso_segment` in
-//! net/ipv4/tcp_offload.c, `__udp_gso_segment` in net/ipv4/udp_offload.c, `inet_gso_segment` in net/ipv4/af_inet.c).
+//! net/ipv4/tcp_offload.c, `__udp_gso_segment` in net/ipv4/udp_offload.c, `inet_gso_segment` in net/ipv4/af_inet.c), but
+//! for the urgent pointer: Linux repeats it, which moves it on, and cuts such packets only when it sends them again.
 //! The device's header is that of virtio 1.2, section 5.1.6.
 
 use std::net::IpAddr;
@@ -99,12 +101,15 @@ pub enum SegmentError {
     /// More UDP datagrams in one packet than Linux allows.
     #[error("{0} datagrams in one packet, more than {MAX_DATAGRAMS}")]
     DatagramCount(usize),
-    /// SYN, RST or URG in a TCP packet of several segments: each is about one place in the stream.
-    #[error("a TCP packet with SYN, RST or URG cannot be cut")]
+    /// SYN or RST in a TCP packet of several segments: each is about one place in the stream.
+    #[error("a TCP packet with SYN or RST cannot be cut")]
     TcpFlags,
     /// The checksum to complete is not that of the packet's TCP or UDP header.
     #[error("the checksum to complete is not that of the packet's TCP or UDP header")]
     ChecksumPosition,
+    /// The packet has checksums, and one is wrong: pieces would have right ones, and hide it from the receiver.
+    #[error("a packet with a wrong checksum is not cut")]
+    Checksum,
     /// A super-packet with IPv4 options or IPv6 extension headers, but without the sum of its pseudo header: it may be
     /// source routed, and its final destination is then not known.
     #[error("a packet with options or extension headers lacks the sum of its pseudo header")]
@@ -145,7 +150,7 @@ struct Cut {
     count: usize,
     /// The sum of the IPv4 header without total length, identification and checksum.
     ipv4_sum: u16,
-    /// The sum of pseudo header and L4 header without lengths, sequence number, flags and checksum.
+    /// The sum of pseudo header and L4 header without lengths, sequence number, flags, urgent pointer and checksum.
     l4_sum: u16,
 }
 
@@ -184,10 +189,13 @@ impl<'a> Segments<'a> {
     /// The same TCP packet in segments of at most `max_len` bytes, IP header included.
     ///
     /// # Errors
-    /// [`SegmentError::Protocol`] for what is not TCP, and the reasons why a packet of TCP cannot be cut, or not into
-    /// pieces as small.
+    /// [`SegmentError::Protocol`] for what is not TCP, [`SegmentError::Checksum`] for what is damaged, and the reasons why
+    /// a packet of TCP cannot be cut, or not into pieces as small.
     pub fn limited(&self, view: &IpView<'a>, max_len: usize) -> Result<Self, SegmentError> {
         let L4::Tcp = L4::of(view)? else { return Err(SegmentError::Protocol) };
+        if self.is_whole() && !is_checked(view)? {
+            return Err(SegmentError::Checksum);
+        }
         let header_len = view.l4_offset + L4::Tcp.header_len(view)?;
         let asked = if let Work::Cut(cut) = &self.work { cut.gso_size } else { usize::MAX };
         let gso_size = max_len.saturating_sub(header_len).min(asked);
@@ -295,10 +303,11 @@ impl L4 {
         if claimed == (view.l4_offset, self.checksum_offset()) { Ok(()) } else { Err(SegmentError::ChecksumPosition) }
     }
 
-    /// The sum of its header without what differs between segments: sequence number and flags or length, checksum.
+    /// The sum of its header without what differs between segments: sequence number, flags and urgent pointer, or
+    /// length; checksum.
     fn shared_header_sum(self, header: &[u8]) -> u16 {
         match self {
-            Self::Tcp => sum_around(header, &[4..8, 12..14, 16..18]),
+            Self::Tcp => sum_around(header, &[4..8, 12..14, 16..20]),
             Self::Udp => sum(header.get(..4).unwrap_or_default()),
         }
     }
@@ -340,7 +349,7 @@ impl Cut {
         }
         if l4 == L4::Tcp && count > 1 {
             let tcp = TcpPacket::new_unchecked(view.l4());
-            if tcp.syn() || tcp.rst() || tcp.urg() {
+            if tcp.syn() || tcp.rst() {
                 return Err(SegmentError::TcpFlags);
             }
         }
@@ -415,8 +424,21 @@ impl Cut {
             tcp.set_fin(false);
             tcp.set_psh(false);
         }
-        combine(&[sum(header.get(4..8).unwrap_or_default()), sum(header.get(12..14).unwrap_or_default())])
+        if tcp.urg() && index > 0 {
+            let left = usize::from(tcp.urgent_at()).saturating_sub(index * self.gso_size);
+            tcp.set_urg(left > 0);
+            tcp.set_urgent_at(left as u16);
+        }
+        combine(&[4..8, 12..14, 18..20].map(|own| sum(header.get(own).unwrap_or_default())))
     }
+}
+
+/// Whether the checksums of a TCP packet that has all of them are right.
+fn is_checked(view: &IpView<'_>) -> Result<bool, SegmentError> {
+    let ip_header = view.packet.get(..view.l4_offset).unwrap_or_default();
+    let is_ip_right = view.source.is_ipv6() || sum(ip_header) == 0xffff;
+    let pseudo = pseudo_header_sum(L4::Tcp, false, view)?;
+    Ok(is_ip_right && combine(&[pseudo, view.l4().len() as u16, sum(view.l4())]) == 0xffff)
 }
 
 /// The sum of a packet's pseudo header without its length.

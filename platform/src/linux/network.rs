@@ -178,7 +178,8 @@ impl Network {
         if let Err(error) = self.handle.link().change(no_link_local.build()).execute().await {
             tracing::debug!(ifindex, %error, "cannot switch off link-local addresses");
         }
-        let up = LinkUnspec::new_with_index(ifindex).mtu(mtu).up();
+        let queue = LinkAttribute::TxQueueLen(crate::network::INTERFACE_QUEUE);
+        let up = LinkUnspec::new_with_index(ifindex).mtu(mtu).append_extra_attribute(queue).up();
         let result = self.handle.link().change(up.build()).execute().await;
         result.map_err(|error| into_network_error(ifindex, into_io(error)))
     }

@@ -9,6 +9,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
+use crate::wait::Ready;
+
 pub use recv::{Datagram, RecvBatch, Train};
 pub use send::SendBatch;
 pub use sockets::UdpSockets;
@@ -137,6 +139,15 @@ pub trait DatagramSocket: Send + Sync {
     /// # Errors
     /// Only those that say the socket is unusable; errors caused by earlier datagrams are swallowed.
     fn recv_batch(&self, batch: &mut RecvBatch) -> io::Result<usize>;
+
+    /// The same, only from those of [`DatagramSocket::fds`] that a wait found readable: a system call less for each of the
+    /// others.
+    ///
+    /// # Errors
+    /// As [`DatagramSocket::recv_batch`].
+    fn recv_ready(&self, _ready: Ready, batch: &mut RecvBatch) -> io::Result<usize> {
+        self.recv_batch(batch)
+    }
 
     /// Sends everything in `batch`. Waits a moment where the send buffer is full; a destination that fails
     /// does not stop the others. Datagrams cannot be fragmented on the way, but for those that were pushed as

@@ -17,6 +17,7 @@ use super::{
     DatagramSocket, LocalEnd, RecvBatch, SendBatch, SendReport, SocketId, TooBig, Transmit, UdpError, UdpOptions,
 };
 use crate::os::socket::{allow_fragments, forbid_fragments, force_recv_buffer, force_send_buffer};
+use crate::wait::Ready;
 
 /// Tries to find a port that is free in both families, when the choice is the system's.
 const PORT_TRIES: usize = 16;
@@ -24,6 +25,9 @@ const PORT_TRIES: usize = 16;
 /// How long one `send_batch` may wait for room in the send buffers. Longer, and one slow interface stops the
 /// thread; shorter, and a burst is lost that the device would have drained.
 const SEND_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Trains that a receive asks for at least: one more than the single packet of a quiet host, which shows that it was all.
+const LEAST_EXPECTED: usize = 2;
 
 /// Queued errors swallowed by one receive before looking again later.
 const MAX_QUEUED_ERRORS: usize = 64;
@@ -49,6 +53,8 @@ pub(super) struct Bound {
     /// Held while a datagram is sent that may be fragmented: that is a property of the socket, and the probes that
     /// other threads send with `send_to` must not have it. None of the calls made meanwhile blocks.
     fragments: Mutex<()>,
+    /// Trains that the next receive asks for: a system call is prepared for each, and mostly only few are waiting.
+    expected: AtomicUsize,
 }
 
 impl UdpSockets {
@@ -108,6 +114,27 @@ impl UdpSockets {
         if destination.is_ipv6() { Err(unreachable()) } else { send(&extra) }
     }
 
+    /// Receives where `wanted` says so of the index in [`DatagramSocket::fds`].
+    fn receive_where(&self, batch: &mut RecvBatch, wanted: impl Fn(usize) -> bool) -> io::Result<usize> {
+        batch.clear();
+        let main = [&self.v4, &self.v6].into_iter().flatten();
+        let extra = main.clone().count();
+        let first = self.first.fetch_add(1, Ordering::Relaxed);
+        for index in (0..=extra).map(|turn| first.wrapping_add(turn) % (extra + 1)).filter(|index| wanted(*index)) {
+            let received = match main.clone().nth(index) {
+                Some(bound) => bound.receive(SocketId::MAIN, batch),
+                None => self.receive_extra(batch),
+            };
+            match received {
+                Ok(()) => {}
+                // What was received so far must not be lost; the error comes back on the next call.
+                Err(_) if !batch.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(batch.len())
+    }
+
     fn receive_extra(&self, batch: &mut RecvBatch) -> io::Result<()> {
         let mut result = Ok(());
         self.extra.ready(|id, bound| {
@@ -126,22 +153,11 @@ impl UdpSockets {
 
 impl DatagramSocket for UdpSockets {
     fn recv_batch(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        batch.clear();
-        let first = self.first.fetch_add(1, Ordering::Relaxed);
-        for turn in 0..3 {
-            let received = match (first.wrapping_add(turn) % 3, &self.v4, &self.v6) {
-                (0, Some(bound), _) | (1, _, Some(bound)) => bound.receive(SocketId::MAIN, batch),
-                (2, ..) => self.receive_extra(batch),
-                _ => Ok(()),
-            };
-            match received {
-                Ok(()) => {}
-                // What was received so far must not be lost; the error comes back on the next call.
-                Err(_) if !batch.is_empty() => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(batch.len())
+        self.receive_where(batch, |_| true)
+    }
+
+    fn recv_ready(&self, ready: Ready, batch: &mut RecvBatch) -> io::Result<usize> {
+        self.receive_where(batch, |index| ready.is_readable(index))
     }
 
     fn send_batch(&self, batch: &SendBatch) -> SendReport {
@@ -204,19 +220,25 @@ impl DatagramSocket for UdpSockets {
 impl Bound {
     fn receive(&self, id: SocketId, batch: &mut RecvBatch) -> io::Result<()> {
         let mut queued_errors = 0;
+        let mut expected = self.expected.load(Ordering::Relaxed);
         loop {
             let mut offered = 0;
             let result = batch.fill(id, |buffers, metas| {
-                offered = buffers.len().min(quinn_udp::BATCH_SIZE);
-                if offered == 0 {
-                    return Ok(0);
+                offered = buffers.len().min(quinn_udp::BATCH_SIZE).min(expected);
+                match (buffers.get_mut(..offered), metas.get_mut(..offered)) {
+                    (Some(buffers), Some(metas)) if offered > 0 => {
+                        self.state.recv(UdpSockRef::from(&self.socket), buffers, metas)
+                    }
+                    _ => Ok(0),
                 }
-                self.state.recv(UdpSockRef::from(&self.socket), buffers, metas)
             });
             match result {
                 // Fewer than asked for: nothing more is waiting.
-                Ok(received) if received < offered || offered == 0 => return Ok(()),
-                Ok(_) => {}
+                Ok(received) if received < offered || offered == 0 => {
+                    self.expected.store((received + 1).max(LEAST_EXPECTED), Ordering::Relaxed);
+                    return Ok(());
+                }
+                Ok(_) => expected = (expected * 4).min(quinn_udp::BATCH_SIZE),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if is_queued_error(&error) && queued_errors < MAX_QUEUED_ERRORS => {
                     queued_errors += 1;
@@ -381,7 +403,13 @@ fn open(address: SocketAddr, options: &UdpOptions) -> io::Result<(Bound, u16)> {
         let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), options.send_buffer);
     }
     let max_gso_segments = AtomicUsize::new(state.max_gso_segments());
-    let bound = Bound { socket, state, max_gso_segments, fragments: Mutex::new(()) };
+    let bound = Bound {
+        socket,
+        state,
+        max_gso_segments,
+        fragments: Mutex::new(()),
+        expected: AtomicUsize::new(LEAST_EXPECTED),
+    };
     Ok((bound, port))
 }
 

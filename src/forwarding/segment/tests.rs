@@ -429,12 +429,53 @@ fn headers_cut_off_are_refused() {
 }
 
 #[test]
-fn syn_rst_and_urg_are_not_cut() {
-    for flag in [SYN, RST, URG] {
+fn what_is_urgent_stays_where_it_is() {
+    for (ipv4, pointer) in [(true, 0), (true, 40), (false, 41), (false, 75), (true, 100), (false, 900), (true, 0xffff)]
+    {
+        let mut spec = Spec::new(ipv4, true, 100);
+        spec.flags |= URG;
+        let mut packet = spec.build(Sum::Partial);
+        let at = spec.l4_offset();
+        packet[at + 18..at + 20].copy_from_slice(&u16::to_be_bytes(pointer));
+        let written = write_all(spec.device_header(40), &packet);
+        assert_eq!(written.len(), 3);
+        for (number, segment) in written.iter().enumerate() {
+            verify(segment);
+            let tcp = TcpPacket::new_checked(&segment[at..]).unwrap();
+            let left = usize::from(pointer).saturating_sub(40 * number);
+            assert_eq!(usize::from(tcp.urgent_at()), left, "segment {number} of one whose pointer is {pointer}");
+            assert_eq!(tcp.urg(), number == 0 || left > 0, "segment {number} of one whose pointer is {pointer}");
+        }
+    }
+}
+
+#[test]
+fn syn_and_rst_are_not_cut() {
+    for flag in [SYN, RST] {
         let mut spec = Spec::new(false, true, 100);
         spec.flags |= flag;
         let packet = spec.build(Sum::Partial);
         assert_eq!(segments(spec.device_header(99), &packet).err(), Some(SegmentError::TcpFlags));
         check(&spec, 100, spec.device_header(100), &packet);
+    }
+}
+
+#[test]
+fn a_damaged_packet_is_not_made_whole_by_cutting_it() {
+    for ipv4 in [true, false] {
+        let spec = Spec::new(ipv4, true, 1000);
+        let packet = spec.build(Sum::Complete);
+        let limited = |packet: &[u8]| {
+            let view = IpView::parse(packet).unwrap();
+            Segments::new(VnetHeader::default(), &view).unwrap().limited(&view, 500).map(|cut| cut.count())
+        };
+        assert_eq!(limited(&packet), Ok(3));
+        // The last byte of the payload, the checksum itself, and in IPv4 that of the header.
+        let at = [packet.len() - 1, spec.l4_offset() + 17, 11];
+        for at in &at[..if ipv4 { 3 } else { 2 }] {
+            let mut damaged = packet.clone();
+            damaged[*at] ^= 0x40;
+            assert_eq!(limited(&damaged), Err(SegmentError::Checksum), "byte {at}, IPv4 {ipv4}");
+        }
     }
 }

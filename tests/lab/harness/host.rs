@@ -195,7 +195,12 @@ impl Host {
 
     /// Runs a program of `tests/lab/programs` to its end.
     pub(crate) fn call(&self, name: &str, arguments: &str) -> Finished {
-        run(&mut self.python(name, arguments), PATIENT)
+        self.call_within(PATIENT, name, arguments)
+    }
+
+    /// Runs a program of `tests/lab/programs` to its end, for at most `bound`.
+    pub(crate) fn call_within(&self, bound: Duration, name: &str, arguments: &str) -> Finished {
+        run(&mut self.python(name, arguments), bound)
     }
 
     /// Serves the files of `directory` by HTTP.

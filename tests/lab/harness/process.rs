@@ -106,12 +106,16 @@ impl Program {
     }
 
     /// Asks it to end as Ctrl-C does, and waits.
-    pub(crate) fn interrupt(mut self) -> String {
+    pub(crate) fn interrupt(self) -> String {
+        self.interrupt_within(SOON).stdout
+    }
+
+    /// Asks it to end as Ctrl-C does, and waits for at most `bound`.
+    pub(crate) fn interrupt_within(mut self, bound: Duration) -> Finished {
         if self.is_running() {
             signal("INT", self.pid());
         }
-        self.wait(SOON);
-        self.stdout()
+        self.finish(bound)
     }
 
     /// Waits for its end; fails the test when `bound` has passed.
