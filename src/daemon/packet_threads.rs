@@ -1,10 +1,11 @@
-//! The two threads that carry packets, one for each direction. Each sleeps in poll(2) until there is something to do.
+//! The two threads that carry packets. Each sleeps in poll(2) until there is something to do.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use agentnet_platform::batch::PacketBatch;
 use agentnet_platform::clock::boot_time;
@@ -27,12 +28,22 @@ use crate::time::Time;
 pub(super) const NOTICE_QUEUE: usize = 1024;
 /// Datagrams of strangers that may wait: one second of what the rate limits let through.
 pub(super) const STRANGER_QUEUE: usize = 128;
-/// Bytes of one received batch, opened: 32 trains of 64 KiB, with the headroom of 2,048 packets.
-const IN_BATCH_BYTES: usize = 32 * 65_536 + IN_BATCH_PACKETS * 32 + 65_536;
-/// Packets of one received batch: 32 trains of at most 64.
-const IN_BATCH_PACKETS: usize = 32 * 64;
+/// Trains of one received batch: half a megabyte of full ones, half a millisecond's work. What the first packet of a batch
+/// draws must not wait longer.
+const IN_BATCH_TRAINS: usize = 8;
+/// Packets of one received batch: trains of at most 64.
+const IN_BATCH_PACKETS: usize = IN_BATCH_TRAINS * 64;
+/// Bytes of one received batch, opened: trains of 64 KiB, with the headroom of all packets.
+const IN_BATCH_BYTES: usize = IN_BATCH_TRAINS * 65_536 + IN_BATCH_PACKETS * 32 + 65_536;
 /// ICMP errors that one batch can cause, bytes: 16 of 1,280.
 const REPLY_BYTES: usize = 32 * 1024;
+
+/// Waiting at the device so much is left to the second thread, bytes: more than one packet of 64 KiB, or some 64 short ones.
+const HANDED_OVER_FROM: usize = 96 * 1024;
+/// What a packet counts for beyond its length, bytes: a short one takes as long to seal as this.
+const PACKET_WEIGHT: usize = 1_400;
+/// The second thread keeps the device for so long without a packet.
+const LINGER: Duration = Duration::from_millis(10);
 
 /// What packet threads share with the control plane.
 #[derive(Clone)]
@@ -60,11 +71,11 @@ impl PacketThreads {
     pub(super) fn start(shared: &Shared, queue: impl Fn() -> TunQueue) -> io::Result<Self> {
         let stop = Stop { flag: Arc::default(), waker: Waker::new()? };
         let mut threads = Self { stop: stop.clone(), handles: Vec::new() };
-        let carrier = Arc::new(Carrier::new(shared, &queue));
-        let (outbound, device, until) = (Arc::clone(&carrier), queue(), stop.clone());
-        threads.spawn("agentnet-out", shared, move || outbound.run_outbound(&device, &until))?;
-        let socket = Arc::clone(&shared.socket);
-        threads.spawn("agentnet-in", shared, move || carrier.run_inbound(&socket, &stop))?;
+        let carrier = Arc::new(Carrier::new(shared, &queue)?);
+        let (helper, device, until) = (Arc::clone(&carrier), queue(), stop.clone());
+        threads.spawn("agentnet-out", shared, move || helper.help(&device, &until))?;
+        let (socket, device) = (Arc::clone(&shared.socket), queue());
+        threads.spawn("agentnet-in", shared, move || carrier.run(&socket, &device, &stop))?;
         Ok(threads)
     }
 
@@ -128,15 +139,12 @@ impl Drop for Report {
     }
 }
 
-/// One direction: its work, which mostly its own thread does, asleep until there is some.
-///
-/// To wake a thread takes longer than to carry a packet: 45 us on an idle processor, and on a busy one its turn may come
-/// milliseconds later (measured). So the thread of the other direction, which is awake, looks here before it sleeps and
-/// between two batches: what a packet draws at once, an echo or an acknowledgement, leaves without waiting for anybody.
-/// Packets keep their order all the same: they are read and passed on under one lock.
+/// One direction: its work, and whether the thread that has it is at it. The other thread, which is awake, may do it
+/// meanwhile: what a packet draws at once, an echo or an acknowledgement, then leaves without waiting for anybody. To wake
+/// a thread takes longer than to carry a packet: 45 us on an idle processor, and on a busy one its turn may come
+/// milliseconds later (measured). Packets keep their order all the same: they are read and passed on under one lock.
 struct Direction<W> {
     work: Mutex<W>,
-    /// Its own thread is at it.
     awake: AtomicBool,
 }
 
@@ -145,10 +153,10 @@ impl<W> Direction<W> {
         Self { work: Mutex::new(work), awake: AtomicBool::new(false) }
     }
 
-    /// Sleeps until one of `fds` is readable.
-    fn wait(&self, fds: &[BorrowedFd<'_>], stop: &Stop) -> io::Result<Ready> {
+    /// Sleeps until one of `fds` is readable, or for so long.
+    fn wait(&self, fds: &[BorrowedFd<'_>], stop: &Stop, most: Option<Duration>) -> io::Result<Ready> {
         self.awake.store(false, Ordering::Relaxed);
-        let ready = wait_readable(fds, &stop.waker, None);
+        let ready = wait_readable(fds, &stop.waker, most);
         self.awake.store(true, Ordering::Relaxed);
         ready
     }
@@ -159,6 +167,77 @@ impl<W> Direction<W> {
             return Ok(());
         }
         self.work.try_lock().map_or(Ok(()), |mut work| carry(&mut work).map(drop))
+    }
+}
+
+/// Both directions, and who has the device.
+///
+/// One thread carries everything as long as there is little: then nobody has to be woken but itself. Where packets queue
+/// at the device it hands that over to the second thread, which gives it back when there has been nothing for a while.
+struct Carrier {
+    outgoing: Direction<Outgoing>,
+    incoming: Direction<Incoming>,
+    /// The second thread has the device.
+    handed_over: AtomicBool,
+    /// Wakes the second thread when it has.
+    handed: Waker,
+    /// Wakes the first one when it has the device again.
+    returned: Waker,
+}
+
+impl Carrier {
+    fn new(shared: &Shared, queue: impl Fn() -> TunQueue) -> io::Result<Self> {
+        Ok(Self {
+            outgoing: Direction::new(Outgoing::new(shared, queue())),
+            incoming: Direction::new(Incoming::new(shared, queue())),
+            handed_over: AtomicBool::new(false),
+            handed: Waker::new()?,
+            returned: Waker::new()?,
+        })
+    }
+
+    /// The first thread: the sockets, and the device as long as there is little.
+    fn run(&self, socket: &UdpSockets, device: &TunQueue, stop: &Stop) -> io::Result<()> {
+        let mut fds = socket.fds();
+        let (returned, device_at) = (fds.len(), fds.len() + 1);
+        fds.extend([self.returned.as_fd(), device.as_fd()]);
+        while !stop.is_asked() {
+            let wanted = if self.handed_over.load(Ordering::Relaxed) { device_at } else { device_at + 1 };
+            let ready = self.incoming.wait(fds.get(..wanted).unwrap_or(&fds), stop, None)?;
+            if ready.is_readable(returned) {
+                self.returned.drain();
+            }
+            // What is readable is known; asking the other sockets too would cost a system call each.
+            if (0..returned).any(|index| ready.is_readable(index)) {
+                self.incoming.work.lock().carry(Some(ready))?;
+            }
+            if self.handed_over.load(Ordering::Relaxed) {
+                self.outgoing.meanwhile(Outgoing::carry)?;
+            } else if self.outgoing.work.lock().carry()? >= HANDED_OVER_FROM {
+                self.handed_over.store(true, Ordering::Relaxed);
+                self.handed.wake();
+            }
+        }
+        Ok(())
+    }
+
+    /// The second thread: the device when there is much.
+    fn help(&self, device: &TunQueue, stop: &Stop) -> io::Result<()> {
+        while !stop.is_asked() {
+            wait_readable(&[self.handed.as_fd()], &stop.waker, None)?;
+            self.handed.drain();
+            while !stop.is_asked() {
+                while !stop.is_asked() && self.outgoing.work.lock().carry()? > 0 {
+                    self.incoming.meanwhile(|incoming| incoming.carry(None))?;
+                }
+                if self.outgoing.wait(&[device.as_fd()], stop, Some(LINGER))?.is_timeout() {
+                    break;
+                }
+            }
+            self.handed_over.store(false, Ordering::Relaxed);
+            self.returned.wake();
+        }
+        Ok(())
     }
 }
 
@@ -183,42 +262,6 @@ struct Incoming {
     sink: Sink,
 }
 
-/// Both directions.
-struct Carrier {
-    outgoing: Direction<Outgoing>,
-    incoming: Direction<Incoming>,
-}
-
-impl Carrier {
-    fn new(shared: &Shared, queue: impl Fn() -> TunQueue) -> Self {
-        Self {
-            outgoing: Direction::new(Outgoing::new(shared, queue())),
-            incoming: Direction::new(Incoming::new(shared, queue())),
-        }
-    }
-
-    fn run_outbound(&self, device: &TunQueue, stop: &Stop) -> io::Result<()> {
-        while !stop.is_asked() {
-            self.outgoing.wait(&[device.as_fd()], stop)?;
-            while !stop.is_asked() && self.outgoing.work.lock().carry()? {
-                self.incoming.meanwhile(|incoming| incoming.carry(None))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn run_inbound(&self, socket: &UdpSockets, stop: &Stop) -> io::Result<()> {
-        let fds = socket.fds();
-        while !stop.is_asked() {
-            // What is readable is known then; asking the other sockets too would cost a system call each.
-            let ready = self.incoming.wait(&fds, stop)?;
-            self.incoming.work.lock().carry(Some(ready))?;
-            self.outgoing.meanwhile(Outgoing::carry)?;
-        }
-        Ok(())
-    }
-}
-
 impl Outgoing {
     fn new(shared: &Shared, device: TunQueue) -> Self {
         Self {
@@ -232,11 +275,11 @@ impl Outgoing {
         }
     }
 
-    /// Carries one batch; whether there was one.
-    fn carry(&mut self) -> io::Result<bool> {
+    /// Carries one batch. Returns how many bytes it had, 0 when there was none.
+    fn carry(&mut self) -> io::Result<usize> {
         self.packets.clear();
         if self.device.read_batch(&mut self.packets)? == 0 {
-            return Ok(false);
+            return Ok(0);
         }
         let mut next = 0;
         while next < self.packets.len() {
@@ -252,7 +295,7 @@ impl Outgoing {
                 self.device.write_batch(&mut self.replies)?;
             }
         }
-        Ok(true)
+        Ok(self.packets.iter().map(|(_, packet)| packet.len() + PACKET_WEIGHT).sum())
     }
 }
 
@@ -262,7 +305,7 @@ impl Incoming {
             shared: shared.clone(),
             device,
             inbound: Inbound::new(Arc::clone(&shared.counters), &shared.own_key, shared.offloads),
-            received: RecvBatch::new(),
+            received: RecvBatch::of_trains(IN_BATCH_TRAINS),
             packets: PacketBatch::new(IN_BATCH_BYTES, IN_BATCH_PACKETS),
             sink: Sink::new(shared),
         }

@@ -13,9 +13,10 @@ pub(crate) const SLOTS: usize = 32;
 /// Bytes of a buffer: the longest train the kernel merges (`UDP_GRO`) and the longest datagram there is.
 pub(crate) const SLOT_BYTES: usize = 65_536;
 
-/// Received datagrams. Allocated once (2 MiB of address space; pages nothing arrives in stay untouched).
+/// Received datagrams. Allocated once (64 KiB of address space for each train; pages nothing arrives in stay untouched).
 pub struct RecvBatch {
     slab: Vec<u8>,
+    slots: usize,
     metas: [RecvMeta; SLOTS],
     sockets: [SocketId; SLOTS],
     len: usize,
@@ -56,11 +57,19 @@ impl Default for RecvBatch {
 }
 
 impl RecvBatch {
-    /// An empty batch.
+    /// An empty batch, of as many trains as one system call brings.
     #[must_use]
     pub fn new() -> Self {
+        Self::of_trains(SLOTS)
+    }
+
+    /// An empty batch of at most `trains` trains; more than 32 count as 32.
+    #[must_use]
+    pub fn of_trains(trains: usize) -> Self {
+        let slots = trains.min(SLOTS);
         Self {
-            slab: vec![0; SLOTS * SLOT_BYTES],
+            slab: vec![0; slots * SLOT_BYTES],
+            slots,
             metas: [RecvMeta::default(); SLOTS],
             sockets: [SocketId::MAIN; SLOTS],
             len: 0,
@@ -87,7 +96,7 @@ impl RecvBatch {
     /// Whether every buffer is taken.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.len >= SLOTS
+        self.len >= self.slots
     }
 
     /// The trains, in order of arrival per socket.
@@ -119,7 +128,7 @@ impl RecvBatch {
         let mut slots = self.slab.chunks_exact_mut(SLOT_BYTES).skip(self.len);
         let mut buffers: [IoSliceMut<'_>; SLOTS] =
             std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
-        let free = SLOTS - self.len;
+        let free = self.slots - self.len;
         let filled = receive(&mut buffers[..free], &mut self.metas[self.len..])?.min(free);
         self.sockets[self.len..self.len + filled].fill(socket);
         self.len += filled;
