@@ -12,6 +12,7 @@ const WAKEUPS_A_MINUTE: u64 = 60;
 const RESIDENT_KIB: u64 = if cfg!(debug_assertions) { 24 * 1024 } else { 10 * 1024 };
 
 #[test]
+#[ignore = "a minute of silence: scripts/matrix ready"]
 fn an_idle_agent_sleeps() {
     let lab = Lab::two_hosts();
     let Pair { a, b } = Pair::trusted(&lab);
