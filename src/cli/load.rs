@@ -1,8 +1,8 @@
 //! Brings the sources of the configuration together: flags, environment, file.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use super::Global;
@@ -193,15 +193,14 @@ pub(super) fn write_settings(path: &Path, config: &Config, keys: &[Key]) -> Resu
     Ok(written)
 }
 
-/// Gives a file new content, whole or not at all. Who may read it stays the same.
+/// Gives a file new content, whole or not at all. Who may read it stays the same, whatever the umask.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mode = match fs::metadata(path) {
-        Ok(metadata) => metadata.mode() & 0o777,
-        // Commands of every user look here for the control socket.
-        Err(_) => 0o644,
-    };
-    if let Some(directory) = path.parent() {
+    let old = fs::metadata(path).ok();
+    // Commands of every user look here for the control socket.
+    let mode = old.as_ref().map_or(0o644, |old| old.mode() & 0o777);
+    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
         DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+        fs::set_permissions(directory, Permissions::from_mode(0o755))?;
     }
     let beside = path.with_extension("toml.new");
     let written = (|| {
@@ -210,8 +209,12 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&beside)?;
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&beside)?;
         file.write_all(text.as_bytes())?;
+        if let Some(old) = &old {
+            fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        }
+        file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()?;
         fs::rename(&beside, path)
     })();
@@ -329,8 +332,12 @@ mod tests {
         assert_eq!(write_settings(&path, &config, &keys).unwrap(), keys);
         assert_eq!(fs::read_to_string(&path).unwrap(), "name = \"one\"\nport = 0\n");
         assert_eq!(mode(), 0o644);
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+        settings.set(Key::Name, vec!["three".to_owned()], Origin::Flag("--name"));
+        write_settings(&path, &Config::from_settings(&settings).unwrap(), &keys).unwrap();
+        assert_eq!(mode(), 0o666, "no usual umask leaves that");
         fs::write(&path, "# mine\nmtu = 1400\nname = \"two\" # was\nport = 0\n").unwrap();
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         assert_eq!(write_settings(&path, &config, &keys).unwrap(), [Key::Name]);
         let text = "# mine\nmtu = 1400\nname = \"one\" # was\nport = 0\n";
         assert_eq!(fs::read_to_string(&path).unwrap(), text);

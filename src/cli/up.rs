@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 
 use super::client::{Client, block_on};
 use super::load::AgentArgs;
@@ -69,7 +69,10 @@ pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), 
                 && unit.pid == Some(started.pid)
                 && !unit.enabled
             {
-                SYSTEMD.enable(args.timeout)?;
+                match Uid::effective().is_root() {
+                    true => SYSTEMD.enable(args.timeout)?,
+                    false => out.note(&format!("{UNIT} does not start at boot; `sudo agentnet up` changes that.")),
+                }
             }
             if !differing.is_empty() {
                 out.note(&format!(

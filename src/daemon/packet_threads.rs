@@ -38,8 +38,9 @@ const IN_BATCH_BYTES: usize = IN_BATCH_TRAINS * 65_536 + IN_BATCH_PACKETS * 32 +
 /// ICMP errors that one batch can cause, bytes: 16 of 1,280.
 const REPLY_BYTES: usize = 32 * 1024;
 
-/// Waiting at the device so much is left to the second thread, bytes: more than one packet of 64 KiB, or some 64 short ones.
-const HANDED_OVER_FROM: usize = 96 * 1024;
+/// Waiting at the device so much is left to the second thread, bytes: more than one packet of 64 KiB, or a full batch of
+/// short ones.
+const HANDED_OVER_FROM: usize = 80 * 1024;
 /// What a packet counts for beyond its length, bytes: a short one takes as long to seal as this.
 const PACKET_WEIGHT: usize = 1_400;
 /// The second thread keeps the device for so long without a packet.
@@ -234,6 +235,8 @@ impl Carrier {
                     break;
                 }
             }
+            // Until this thread wakes to the next call, the other one carries meanwhile.
+            self.outgoing.awake.store(false, Ordering::Relaxed);
             self.handed_over.store(false, Ordering::Relaxed);
             self.returned.wake();
         }

@@ -301,7 +301,7 @@ impl<'a> Run<'a> {
         Self { peer, sessions, path, has_session }
     }
 
-    /// Seals a packet straight into the send buffer; false when there is no room.
+    /// Seals a packet straight into the send buffer; false when there is no room, or no session any more.
     fn seal_into(
         &mut self,
         now: Time,
@@ -312,11 +312,19 @@ impl<'a> Run<'a> {
     ) -> bool {
         let tunnel = self.sessions.tunnel();
         let room = path.prefix_len() + sealed_len(packet.len());
-        let seal = |out: &mut [u8]| path.frame(out, |out| tunnel.seal(now, packet, out).unwrap_or(0));
-        match fragmentable {
+        let mut sealed = false;
+        let seal = |out: &mut [u8]| {
+            path.frame(out, |out| {
+                let len = tunnel.seal(now, packet, out);
+                sealed = len.is_ok();
+                len.unwrap_or(0)
+            })
+        };
+        let pushed = match fragmentable {
             false => send.push_with(path.endpoint, path.local(), room, seal),
             true => send.push_fragmentable(path.endpoint, path.local(), room, seal),
-        }
+        };
+        pushed && sealed
     }
 
     fn seal_fragments(

@@ -179,7 +179,11 @@ impl Network {
             tracing::debug!(ifindex, %error, "cannot switch off link-local addresses");
         }
         let queue = LinkAttribute::TxQueueLen(crate::network::INTERFACE_QUEUE);
-        let up = LinkUnspec::new_with_index(ifindex).mtu(mtu).append_extra_attribute(queue).up();
+        let longer = LinkUnspec::new_with_index(ifindex).append_extra_attribute(queue);
+        if let Err(error) = self.handle.link().change(longer.build()).execute().await {
+            tracing::debug!(ifindex, %error, "the interface keeps its usual queue");
+        }
+        let up = LinkUnspec::new_with_index(ifindex).mtu(mtu).up();
         let result = self.handle.link().change(up.build()).execute().await;
         result.map_err(|error| into_network_error(ifindex, into_io(error)))
     }

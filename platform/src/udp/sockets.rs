@@ -219,7 +219,7 @@ impl DatagramSocket for UdpSockets {
 
 impl Bound {
     fn receive(&self, id: SocketId, batch: &mut RecvBatch) -> io::Result<()> {
-        let mut queued_errors = 0;
+        let (mut queued_errors, mut total) = (0, 0);
         let mut expected = self.expected.load(Ordering::Relaxed);
         loop {
             let mut offered = 0;
@@ -233,12 +233,15 @@ impl Bound {
                 }
             });
             match result {
-                // Fewer than asked for: nothing more is waiting.
+                // Fewer than asked for: nothing more is waiting. Or there is no more room.
                 Ok(received) if received < offered || offered == 0 => {
-                    self.expected.store((received + 1).max(LEAST_EXPECTED), Ordering::Relaxed);
+                    self.expected.store((total + received + 1).max(LEAST_EXPECTED), Ordering::Relaxed);
                     return Ok(());
                 }
-                Ok(_) => expected = (expected * 4).min(quinn_udp::BATCH_SIZE),
+                Ok(received) => {
+                    total += received;
+                    expected = quinn_udp::BATCH_SIZE;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if is_queued_error(&error) && queued_errors < MAX_QUEUED_ERRORS => {
                     queued_errors += 1;
