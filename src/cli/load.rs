@@ -172,11 +172,10 @@ pub(super) fn write_settings(path: &Path, config: &Config, keys: &[Key]) -> Resu
         let message = format!("{}: the configuration file cannot be written: {error}", path.display());
         Error::new(ErrorCode::ConfigInvalid, message, "look at the path and at the room on its disk")
     };
-    let old = match read_text(path) {
+    let mut text = match read_text(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         text => text.map_err(failed)?,
     };
-    let mut text = old.clone();
     let mut written = Vec::new();
     for key in keys {
         let with = with_setting(&text, *key, &config.given(*key));

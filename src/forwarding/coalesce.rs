@@ -56,7 +56,7 @@ pub struct Offloads {
     pub udp: bool,
 }
 
-/// Puts the packets of one batch together. One packet thread owns it.
+/// Puts the packets of one batch together. One packet thread uses it at a time.
 ///
 /// For each packet: open it in [`space`](Self::space), then [`take`](Self::take) it or [`leave`](Self::leave) it; at the
 /// end of the batch [`finish`](Self::finish).

@@ -23,7 +23,7 @@ use crate::wire::ip::{self, IpView, rewrite_ipv4};
 use crate::wire::mss::{clamp_mss, is_tcp_syn};
 use crate::wire::relay::RelayFrame;
 
-/// The inbound half of the data plane. One packet thread owns it.
+/// The inbound half of the data plane. One packet thread uses it at a time.
 #[derive(Debug)]
 pub struct Inbound {
     counters: Arc<Counters>,

@@ -15,10 +15,11 @@
 //!                                                                  10. write the batch to the device
 //! ```
 //!
-//! [`Outbound`] and [`Inbound`] are functions over batches, each driven by one packet thread that owns it. They read one
+//! [`Outbound`] and [`Inbound`] are functions over batches, each driven by one packet thread at a time. They read one
 //! immutable snapshot, the [`Fib`], loaded once per batch, and take a peer's session lock once for each run of packets
-//! of that peer, never across a system call; the one passes it on to the other in between ([`Sessions`]). They allocate nothing on the way of an ordinary packet. What the control
-//! plane must know leaves as a [`Notice`], on the first packet of a period or when a packet cannot go on.
+//! of that peer, never across a system call; a long run passes it on where the other direction waits ([`Sessions`]). They
+//! allocate nothing on the way of an ordinary packet. What the control plane must know leaves as a [`Notice`], on the
+//! first packet of a period or when a packet cannot go on.
 
 mod coalesce;
 mod fib;

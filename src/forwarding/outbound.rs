@@ -28,7 +28,7 @@ const ERROR_INTERVAL: Duration = Duration::from_millis(50);
 /// The control plane is told again of datagrams that this host does not take after this.
 const TOO_BIG_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The outbound half of the data plane. One packet thread owns it.
+/// The outbound half of the data plane. One packet thread uses it at a time.
 #[derive(Debug)]
 pub struct Outbound {
     counters: Arc<Counters>,
