@@ -177,7 +177,8 @@ impl Order {
     }
 }
 
-/// Two agents that trust each other, on a path whose MTU is known.
+/// Two agents that trust each other, on a path whose MTU is known. It is the only one: at a change of paths packets may
+/// overtake others.
 struct Scene<'lab> {
     both: [Side<'lab>; 2],
 }
@@ -198,6 +199,7 @@ struct Way<'scene, 'lab> {
 
 impl<'lab> Scene<'lab> {
     fn on(a: &'lab Host, b: &'lab Host) -> Self {
+        [a, b].map(|host| host.ok("ip -6 addr flush dev eth0"));
         let (a, mut b) = (Agent::started(a), Agent::new(b));
         b.flags.extend(OTHER_RANGE.map(Into::into));
         b.up();

@@ -209,6 +209,10 @@ def shown(packet):
     return f"protocol {layout.protocol}, {len(packet)} bytes: {packet[:100].hex()}"
 
 
+def positions(packets, wanted):
+    return [at for at, other in enumerate(packets) if other == wanted]
+
+
 def compare(sent, received, how):
     sent, received = list(packets_of(sent)), list(packets_of(received))
     if how == "reordered":
@@ -222,7 +226,14 @@ def compare(sent, received, how):
             at = next((at for at, other in left if other == packet), None)
             if at is None or (how == "in_order" and at != before + 1):
                 expected = shown(sent[before + 1]) if before + 1 < len(sent) else "nothing"
-                sys.exit(f"number {number} is {shown(packet)}\nnumber {before + 1} of those sent is {expected}")
+                where = [at for at, other in enumerate(sent) if other == packet]
+                sys.exit(
+                    f"number {number} of {len(received)} is {shown(packet)}\n"
+                    f"number {before + 1} of {len(sent)} sent is {expected}\n"
+                    f"the one that came was sent as numbers {where}; before it came "
+                    f"{[sent.index(other) for other in received[max(0, number - 40) : number]]}, "
+                    f"after it {[at for other in received[number + 1 : number + 20] for at in positions(sent, other)]}"
+                )
             before = at
         if how == "in_order" and len(received) != len(sent):
             sys.exit(f"{len(received)} of {len(sent)} came; the first missing: {shown(sent[len(received)])}")
