@@ -25,6 +25,7 @@ mod sleep_detector;
 mod start;
 mod state_dir;
 mod store;
+mod whole_file;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -32,6 +33,7 @@ use agentnet_platform::clock::boot_time;
 use agentnet_platform::privilege::{PrivilegeError, check_network_admin};
 
 pub use rendezvous::{Rendezvous, RendezvousOptions};
+pub use whole_file::{Access, write_whole};
 
 use crate::api::{Error, ErrorCode};
 use crate::config::Config;

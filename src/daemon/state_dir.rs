@@ -1,13 +1,14 @@
 //! The state directory: one agent's identity and state, used by one process at a time.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
 
+use super::whole_file::{Access, write_whole};
 use crate::api::{Error, ErrorCode, HealthEntry};
 use crate::identity::{IdentityKey, key_file};
 
@@ -21,6 +22,8 @@ const LOCK_FILE: &str = "lock";
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the lock is tried in that time.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
+/// Nobody else may read the identity.
+const PRIVATE: Access = Access { mode: 0o600, owner: None };
 /// Largest identity file that is read, bytes. One has two lines.
 const MAX_IDENTITY_BYTES: u64 = 4096;
 
@@ -71,7 +74,8 @@ impl StateDir {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let key = IdentityKey::generate(&mut super::start::system_rng());
-                write_new(&path, key_file::emit(&key).as_bytes()).map_err(|error| unusable(&path, &error))?;
+                write_whole(&path, key_file::emit(&key).as_bytes(), PRIVATE)
+                    .map_err(|error| unusable(&path, &error))?;
                 tracing::info!(path = %path.display(), "identity created");
                 return Ok((key, None));
             }
@@ -106,24 +110,6 @@ fn check_owner(path: &Path) -> Result<(), Error> {
         format!("{} belongs to, or may be written by, somebody else", path.display()),
         format!("chown it to the user the agent runs as, and chmod go-w {}", path.display()),
     ))
-}
-
-/// Creates a file whole or not at all: written beside it, flushed to disk, then given its name.
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let written = (|| {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
-        // An earlier try may have left the file with another mode.
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
-    written?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn damaged(path: &Path, why: &str) -> Error {
