@@ -54,6 +54,7 @@ use crate::time::{Now, Time};
 use crate::tunnel::IndexTable;
 
 pub use commands::{Command, Reply};
+pub use peer::{RecordSource, TheirAliases};
 pub use stored::{StoredError, StoredPeer};
 pub use table_sizes::NodeTableSizes;
 pub use timers::TimerKind;
