@@ -22,6 +22,12 @@ pub fn resident_memory() -> io::Result<u64> {
     crate::os::process::resident_memory()
 }
 
+/// Gives memory that nothing uses back to the operating system, where the allocator does not do so by itself: it keeps
+/// what is free between pieces in use.
+pub fn return_free_memory() {
+    crate::os::process::return_free_memory();
+}
+
 /// Raises the limit of open files towards `wanted`, as far as the hard limit allows, and returns the limit
 /// now in force. It is never lowered.
 ///

@@ -61,7 +61,10 @@ impl Node {
                 self.counters.drop_handshake_replay.increment();
                 self.stale_initiation(now, id);
             }
-            Err(_) => self.counters.drop_handshake_invalid.increment(),
+            Err(_) => {
+                self.counters.drop_handshake_invalid.increment();
+                self.arm_tunnel_timer(id);
+            }
         }
     }
 
@@ -133,6 +136,7 @@ impl Node {
         link.gave_up = None;
         link.stopped = false;
         link.wanted_since = None;
+        link.begin_watching(now.time);
         if first {
             let endpoint = link.shared.path.load().as_ref().map(|path| path.endpoint.to_string());
             tracing::info!(peer = %id.short(), name = peer.name(), "connected");
@@ -172,6 +176,9 @@ impl Node {
     }
 
     pub(super) fn traffic_seen(&mut self, now: Now, id: AgentId) {
+        if let Some(link) = self.link_mut(id) {
+            link.begin_watching(now.time);
+        }
         self.path_timer(now, id);
         self.arm_tunnel_timer(id);
     }
@@ -189,6 +196,7 @@ impl Node {
             link.shared.clear_active();
         }
         datagram.truncate(refreshed.len);
+        self.sessions_erased += usize::from(refreshed.erased);
         if refreshed.gave_up {
             self.handshake_given_up(now, id);
         } else if let Ok(initiation) = Initiation::try_from(datagram.as_slice())

@@ -71,6 +71,8 @@ use timers::Timers;
 pub const RECORD_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// A record is renewed this often while the agent runs.
 const RECORD_RENEWAL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Room for outputs that is kept. A start with a thousand peers takes a megabyte, once.
+const USUAL_OUTPUTS: usize = 256;
 /// Protocol versions this agent speaks.
 pub const VERSIONS: VersionRange = VersionRange { min: 1, max: 1 };
 
@@ -204,7 +206,8 @@ pub struct Node {
     mtu: u32,
     local_addresses: Vec<IpAddr>,
     aliases: Option<AliasTable>,
-    peers: BTreeMap<AgentId, Peer>,
+    /// Boxed: nodes of the tree have room for twice as many as are in them.
+    peers: BTreeMap<AgentId, Box<Peer>>,
     servers: BTreeMap<AgentId, Server>,
     /// Of the list of transport addresses peers were told last.
     candidates_sequence: u64,
@@ -235,6 +238,7 @@ pub struct Node {
     counters: Arc<Counters>,
     rng: Box<dyn CryptoRng + Send>,
     outputs: VecDeque<Output>,
+    sessions_erased: usize,
     fib_changed: bool,
     started: Time,
 }
@@ -282,6 +286,7 @@ impl Node {
             counters: config.counters,
             rng: config.rng,
             outputs: VecDeque::new(),
+            sessions_erased: 0,
             fib_changed: true,
             started: now.time,
         };
@@ -340,6 +345,9 @@ impl Node {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
+        if self.outputs.capacity() > USUAL_OUTPUTS {
+            self.outputs = VecDeque::new();
+        }
         std::mem::take(&mut self.fib_changed).then(|| Output::Fib(Arc::new(self.make_fib())))
     }
 
@@ -347,6 +355,11 @@ impl Node {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Time, TimerKind)> {
         self.timers.next()
+    }
+
+    /// How many peers' sessions were erased since the last call: each leaves 11 KiB of memory free.
+    pub fn take_sessions_erased(&mut self) -> usize {
+        std::mem::take(&mut self.sessions_erased)
     }
 
     /// Says goodbye to every peer with a session. The last call; drain the outputs afterwards.
@@ -429,7 +442,7 @@ impl Node {
     fn make_fib(&self) -> Fib {
         let own_ipv4 = self.ipv4();
         let range = self.aliases.as_ref().map(AliasTable::range);
-        let entries = self.peers.values().filter_map(Peer::fib_entry);
+        let entries = self.peers.values().filter_map(|peer| peer.fib_entry());
         let entries = entries.chain(self.servers.values().filter_map(Server::fib_entry));
         let relays = self.servers.values().flat_map(Server::relay_addresses);
         Fib::new(self.ipv6, own_ipv4, range, entries)

@@ -113,6 +113,10 @@ pub(super) struct Link {
     pub(super) introduced: Option<Time>,
     /// Bytes sent and received when traffic was last looked at.
     pub(super) moved: (u64, u64),
+    /// When there was traffic last, while it is looked at.
+    pub(super) watched_since: Option<Time>,
+    /// It is looked at once more.
+    pub(super) looks_again: bool,
     /// For probes of paths that may not exist.
     pub(super) probes: Bucket,
     /// For writes to disk that a restart can do without.
@@ -289,11 +293,15 @@ impl Node {
             if let (Some(aliases), Some(alias)) = (&mut self.aliases, stored.alias) {
                 peer.alias = aliases.insert_stored(peer.id, alias).ok();
             }
-            ids.push(peer.id);
-            self.peers.insert(peer.id, peer);
+            ids.push((peer.id, stored.alias));
+            self.peers.insert(peer.id, Box::new(peer));
         }
-        for id in ids {
-            self.trust_changed(now, id);
+        for (id, alias) in ids {
+            self.apply_trust(now, id);
+            // The rest is on disk as it is.
+            if self.peers.get(&id).is_some_and(|peer| peer.alias != alias) {
+                self.store(id);
+            }
         }
     }
 
@@ -317,7 +325,7 @@ impl Node {
             None => {
                 // An agent one talks to is not also one's server.
                 self.drop_server(now, id);
-                self.peers.insert(id, Peer::new(now, record, source));
+                self.peers.insert(id, Box::new(Peer::new(now, record, source)));
             }
             Some(peer) if record.supersedes(&peer.record) => {
                 peer.record = record;
@@ -339,6 +347,12 @@ impl Node {
 
     /// Brings everything in line with the relation as it stands now: link, route, alias, policy, timers, disk.
     pub(super) fn trust_changed(&mut self, now: Now, id: AgentId) {
+        self.apply_trust(now, id);
+        self.store(id);
+    }
+
+    /// The same but for the disk.
+    fn apply_trust(&mut self, now: Now, id: AgentId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let unix_s = now.unix_s();
         let state = peer.relation.state(unix_s);
@@ -367,7 +381,6 @@ impl Node {
             self.timers.set(TimerKind::Introduction(id), Some(now.time));
         }
         self.fib_changed = true;
-        self.store(id);
     }
 
     fn link(&mut self, now: Now, id: AgentId) {
@@ -400,6 +413,8 @@ impl Node {
             search: Search::default(),
             introduced: None,
             moved: (0, 0),
+            watched_since: None,
+            looks_again: false,
             probes: Bucket::full(now.time, PEER_PROBE_RATE),
             hints: Bucket::full(now.time, HINT_RATE),
             last_traffic: None,
@@ -421,7 +436,7 @@ impl Node {
     /// owner can say hello in a session under it, from its own address: who has not gives way to the next.
     fn may_use_key(&mut self, id: AgentId, key: TunnelPublic) -> bool {
         let proved = |peer: &Peer| peer.id != id && peer.proved_key == Some(key);
-        if key == self.record.record().tunnel_key || self.peers.values().any(proved) {
+        if key == self.record.record().tunnel_key || self.peers.values().any(|peer| proved(peer)) {
             return false;
         }
         if let Some(holder) = self.by_tunnel_key.get(&key).copied().filter(|holder| *holder != id) {
@@ -511,6 +526,9 @@ impl Node {
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
         let packets = std::mem::take(&mut link.queue);
         link.shared.leave_queue(packets.len());
+        if !packets.is_empty() {
+            link.begin_watching(now.time);
+        }
         for packet in packets {
             let len = packet.len() as u64;
             if self.send_sealed(now, id, &packet) {

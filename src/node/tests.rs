@@ -66,6 +66,17 @@ fn a_row_reads_back_as_it_was_written() {
 }
 
 #[test]
+fn what_is_on_disk_as_it_is_is_not_written_again_at_a_start() {
+    let written = |mut node: Node| {
+        let outputs = std::iter::from_fn(move || node.poll_output());
+        outputs.filter(|output| matches!(output, Output::Store(..))).count()
+    };
+    assert_eq!(written(node(peers(1))), 0);
+    // Both rows name the same alias.
+    assert_eq!(written(node(peers(2))), 1);
+}
+
+#[test]
 fn damaged_rows_are_refused_and_never_panic() {
     let bytes = peers(1)[0].encode();
     assert!(matches!(StoredPeer::decode(&[]), Err(StoredError::Damaged)));
