@@ -17,7 +17,7 @@
 //! - A session begins when the library last knew the time, so that one answered after a long silence would be dropped at
 //!   its next timer. It is told the time before.
 //! - Its state takes 11 KiB, most of it room for eight sessions. It is made when there is something to keep in it, and
-//!   dropped with the last session: a peer that is not talked to costs a tenth of that.
+//!   dropped with the last session.
 //! - Session indices are random and below 2^24 ([`IndexTable`]).
 
 mod filter;
