@@ -34,9 +34,9 @@ use crate::time::{Now, Time};
 const STORE_RETRY: Duration = Duration::from_secs(5);
 /// Inputs taken in before outputs are carried out: one transaction on disk serves them all.
 const INPUTS_PER_DRAIN: usize = 64;
-/// After so many erased sessions free memory goes back to the operating system: three quarters of a megabyte, in a
-/// millisecond.
-const ERASED_PER_RETURN: usize = 64;
+/// So long after a session was erased free memory goes back to the operating system, which takes a millisecond: sessions
+/// that began together end together.
+const RETURN_MEMORY_AFTER: Duration = Duration::from_secs(5);
 /// The longest a ping may wait for its answer.
 const MAX_PING_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -83,8 +83,8 @@ pub(super) struct EventLoop {
     /// Callers whose answer comes as an event, by token.
     waiting: HashMap<u64, Answer>,
     next_token: u64,
-    /// Sessions erased since free memory was given back.
-    erased: usize,
+    /// When free memory is given back.
+    return_memory: Option<Time>,
 }
 
 /// Why the loop ends.
@@ -115,7 +115,7 @@ impl EventLoop {
             store_retry: None,
             waiting: HashMap::new(),
             next_token: 0,
-            erased: 0,
+            return_memory: None,
         }
     }
 
@@ -203,16 +203,18 @@ impl EventLoop {
 
     fn time_to_wait(&self) -> Option<Duration> {
         let timer = self.node.poll_timeout().map(|(at, _)| at);
-        let next = [timer, self.store_retry, self.own.service_manager.due()].into_iter().flatten().min()?;
+        let own = [self.store_retry, self.return_memory, self.own.service_manager.due()];
+        let next = own.into_iter().chain([timer]).flatten().min()?;
         Some(next.since(now().time))
     }
 
     fn timeout(&mut self) {
         let now = now();
         self.node.handle_input(now, Input::Timeout);
-        self.erased += self.node.take_sessions_erased();
-        if self.erased >= ERASED_PER_RETURN {
-            self.erased = 0;
+        if self.node.take_session_erased() {
+            self.return_memory.get_or_insert(now.time + RETURN_MEMORY_AFTER);
+        }
+        if self.return_memory.take_if(|at| *at <= now.time).is_some() {
             return_free_memory();
         }
         if self.store_retry.is_some_and(|at| at <= now.time) {

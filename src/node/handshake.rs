@@ -1,6 +1,5 @@
 //! WireGuard handshakes: whom to answer, where to send, when a session stands.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Node, TimerKind};
@@ -30,7 +29,7 @@ impl Node {
 
     fn handle_initiation(&mut self, now: Now, datagram: &StrangerDatagram) {
         let Ok(initiation) = Initiation::try_from(datagram.data.as_slice()) else { return };
-        let limiter = match self.is_known_source(datagram.path.endpoint.ip()) {
+        let limiter = match self.known_sources.contains(datagram.path.endpoint.ip()) {
             true => &mut self.known_initiations,
             false => &mut self.initiations,
         };
@@ -131,6 +130,7 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = &mut peer.link else { return };
         self.counters.handshakes.increment();
+        self.no_helpers = false;
         let first = link.established.is_none() || link.stopped;
         link.established = Some(now.time);
         link.gave_up = None;
@@ -196,7 +196,7 @@ impl Node {
             link.shared.clear_active();
         }
         datagram.truncate(refreshed.len);
-        self.sessions_erased += usize::from(refreshed.erased);
+        self.session_erased |= refreshed.erased;
         if refreshed.gave_up {
             self.handshake_given_up(now, id);
         } else if let Ok(initiation) = Initiation::try_from(datagram.as_slice())
@@ -257,9 +257,5 @@ impl Node {
         for other in others {
             self.transmit_on(&other, response.to_vec());
         }
-    }
-
-    fn is_known_source(&self, source: IpAddr) -> bool {
-        self.peers.values().any(|peer| peer.link.is_some() && peer.addresses.iter().any(|known| known.ip() == source))
     }
 }

@@ -143,10 +143,8 @@ impl Node {
 
     fn path_chosen(&mut self, now: Now, id: AgentId, route: Route) {
         let Some(path) = self.path_of(now, id, route) else { return };
-        let usable = self.usable();
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let news = !route.is_relayed() && peer.note_address(usable, path.endpoint);
-        let Some(link) = &mut peer.link else { return };
+        let news = !route.is_relayed() && self.note_address(id, path.endpoint);
+        let Some(link) = self.link_mut(id) else { return };
         tracing::debug!(peer = %id.short(), endpoint = %path.endpoint, relayed = route.is_relayed(), "path chosen");
         link.shared.path.store(Some(Arc::new(path)));
         link.mtus.primary_chosen(now.time, route);
