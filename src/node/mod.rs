@@ -373,7 +373,7 @@ impl Node {
         self.timers.next()
     }
 
-    /// Whether a peer's sessions were erased since the last call: each leaves 11 KiB of memory free.
+    /// Whether a peer's sessions were erased since the last call: that leaves memory free.
     pub fn take_session_erased(&mut self) -> bool {
         std::mem::take(&mut self.session_erased)
     }

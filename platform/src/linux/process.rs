@@ -20,6 +20,17 @@ pub(crate) fn resident_memory() -> io::Result<u64> {
     Ok(pages.saturating_mul(page_size))
 }
 
+/// mallopt(3).
+#[cfg(target_env = "gnu")]
+pub(crate) fn keep_large_pieces_apart() {
+    // SAFETY: it takes two numbers; what it refuses stays as it is.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 8 * 1024) };
+}
+
+/// Other C libraries have limits of their own.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn keep_large_pieces_apart() {}
+
 /// malloc_trim(3).
 #[cfg(target_env = "gnu")]
 pub(crate) fn return_free_memory() {
