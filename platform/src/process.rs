@@ -22,6 +22,19 @@ pub fn resident_memory() -> io::Result<u64> {
     crate::os::process::resident_memory()
 }
 
+/// Has the allocator take pieces of 8 KiB and more from the operating system one by one, and give each back when it is
+/// freed, where it would not do so by itself: between small pieces that stay, a part of each would stay too. Call it
+/// before there are threads.
+pub fn keep_large_pieces_apart() {
+    crate::os::process::keep_large_pieces_apart();
+}
+
+/// Gives memory that nothing uses back to the operating system, where the allocator does not do so by itself: it keeps
+/// what is free between pieces in use.
+pub fn return_free_memory() {
+    crate::os::process::return_free_memory();
+}
+
 /// Raises the limit of open files towards `wanted`, as far as the hard limit allows, and returns the limit
 /// now in force. It is never lowered.
 ///

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use agentnet_platform::network::{Network, NetworkEvent};
+use agentnet_platform::process::return_free_memory;
 use agentnet_platform::udp::{DatagramSocket, LocalEnd, SocketId};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -33,6 +34,9 @@ use crate::time::{Now, Time};
 const STORE_RETRY: Duration = Duration::from_secs(5);
 /// Inputs taken in before outputs are carried out: one transaction on disk serves them all.
 const INPUTS_PER_DRAIN: usize = 64;
+/// So long after a session was erased free memory goes back to the operating system, which takes a millisecond: sessions
+/// that began together end together.
+const RETURN_MEMORY_AFTER: Duration = Duration::from_secs(5);
 /// The longest a ping may wait for its answer.
 const MAX_PING_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -79,6 +83,8 @@ pub(super) struct EventLoop {
     /// Callers whose answer comes as an event, by token.
     waiting: HashMap<u64, Answer>,
     next_token: u64,
+    /// When free memory is given back.
+    return_memory: Option<Time>,
 }
 
 /// Why the loop ends.
@@ -109,6 +115,7 @@ impl EventLoop {
             store_retry: None,
             waiting: HashMap::new(),
             next_token: 0,
+            return_memory: None,
         }
     }
 
@@ -196,13 +203,20 @@ impl EventLoop {
 
     fn time_to_wait(&self) -> Option<Duration> {
         let timer = self.node.poll_timeout().map(|(at, _)| at);
-        let next = [timer, self.store_retry, self.own.service_manager.due()].into_iter().flatten().min()?;
+        let own = [self.store_retry, self.return_memory, self.own.service_manager.due()];
+        let next = own.into_iter().chain([timer]).flatten().min()?;
         Some(next.since(now().time))
     }
 
     fn timeout(&mut self) {
         let now = now();
         self.node.handle_input(now, Input::Timeout);
+        if self.node.take_session_erased() {
+            self.return_memory.get_or_insert(now.time + RETURN_MEMORY_AFTER);
+        }
+        if self.return_memory.take_if(|at| *at <= now.time).is_some() {
+            return_free_memory();
+        }
         if self.store_retry.is_some_and(|at| at <= now.time) {
             self.commit(Changes::default());
         }

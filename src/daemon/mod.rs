@@ -58,6 +58,7 @@ pub fn run(config: Config, background: bool) -> Result<(), Error> {
         let _ = agentnet_platform::process::detach_from_terminal();
         close_inherited();
     }
+    agentnet_platform::process::keep_large_pieces_apart();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Error::new(ErrorCode::Internal, format!("the event loop cannot be set up: {error}"), "check `ulimit -n`")
     })?;

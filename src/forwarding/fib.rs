@@ -1,6 +1,6 @@
-//! What packet threads know: one immutable snapshot, swapped as a whole.
+//! What packet threads know: one immutable snapshot, swapped as a whole. The next one shares with it what did not change.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 
+use super::parted::Parted;
 use super::{PeerPath, Sessions};
 use crate::identity::{AgentId, is_overlay};
 use crate::policy::FlowTable;
@@ -16,7 +17,7 @@ use crate::time::Time;
 use crate::tunnel::{Tunnel, TunnelIndex};
 
 /// The forwarding snapshot.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Fib {
     /// This agent's overlay address.
     pub own_ipv6: Ipv6Addr,
@@ -24,8 +25,8 @@ pub struct Fib {
     pub own_ipv4: Option<Ipv4Addr>,
     /// The range of aliases on this host.
     pub ipv4_range: Option<Ipv4Net>,
-    routes: HashMap<IpAddr, Arc<FibPeer>>,
-    tunnels: HashMap<TunnelIndex, Arc<FibPeer>>,
+    routes: Parted<IpAddr, Arc<FibPeer>>,
+    tunnels: Parted<TunnelIndex, Arc<FibPeer>>,
     relays: HashSet<SocketAddr>,
     stun_sources: HashSet<SocketAddr>,
 }
@@ -132,37 +133,53 @@ impl Fib {
         ipv4_range: Option<Ipv4Net>,
         peers: impl IntoIterator<Item = (TunnelIndex, Arc<FibPeer>)>,
     ) -> Self {
-        let (mut routes, mut tunnels) = (HashMap::new(), HashMap::new());
+        let (routes, tunnels) = (Parted::default(), Parted::default());
+        let mut fib = Self {
+            own_ipv6,
+            own_ipv4,
+            ipv4_range,
+            routes,
+            tunnels,
+            relays: HashSet::new(),
+            stun_sources: HashSet::new(),
+        };
         for (index, peer) in peers {
-            if peer.trusted {
-                routes.insert(IpAddr::V6(peer.ipv6), Arc::clone(&peer));
-                if let Some(ipv4) = peer.ipv4 {
-                    routes.insert(IpAddr::V4(ipv4.peer_here), Arc::clone(&peer));
-                }
-            }
-            tunnels.insert(index, peer);
+            fib.insert(index, peer);
         }
-        Self { own_ipv6, own_ipv4, ipv4_range, routes, tunnels, relays: HashSet::new(), stun_sources: HashSet::new() }
+        fib
     }
 
-    /// With the transport addresses that relay frames may come from: those of the servers this agent has sessions with.
-    #[must_use]
-    pub fn with_relays(mut self, relays: impl IntoIterator<Item = SocketAddr>) -> Self {
-        self.relays.extend(relays);
-        self
+    /// Takes in a peer, instead of what there was under this index. Only a trusted one gets routes.
+    pub fn insert(&mut self, index: TunnelIndex, peer: Arc<FibPeer>) {
+        self.remove(index);
+        if peer.trusted {
+            for address in peer.addresses() {
+                self.routes.insert(address, Arc::clone(&peer));
+            }
+        }
+        self.tunnels.insert(index, peer);
+    }
+
+    /// Drops the peer under this index, with its routes.
+    pub fn remove(&mut self, index: TunnelIndex) {
+        let Some(peer) = self.tunnels.remove(&index) else { return };
+        for address in peer.addresses() {
+            if self.routes.get(&address).is_some_and(|holder| Arc::ptr_eq(holder, &peer)) {
+                self.routes.remove(&address);
+            }
+        }
+    }
+
+    /// Takes in the transport addresses that relay frames may come from, those of the servers this agent has sessions
+    /// with, and those that STUN answers are expected from.
+    pub fn set_servers(&mut self, relays: HashSet<SocketAddr>, stun_sources: HashSet<SocketAddr>) {
+        (self.relays, self.stun_sources) = (relays, stun_sources);
     }
 
     /// Whether relay frames may come from here.
     #[must_use]
     pub fn is_relay(&self, source: SocketAddr) -> bool {
         self.relays.contains(&source)
-    }
-
-    /// With the transport addresses that STUN answers are expected from.
-    #[must_use]
-    pub fn with_stun_sources(mut self, sources: impl IntoIterator<Item = SocketAddr>) -> Self {
-        self.stun_sources.extend(sources);
-        self
     }
 
     /// Whether a STUN answer is expected from here.
@@ -209,6 +226,13 @@ impl Fib {
             IpAddr::V6(v6) => v6 == self.own_ipv6,
             IpAddr::V4(v4) => Some(v4) == self.own_ipv4,
         }
+    }
+}
+
+impl FibPeer {
+    /// What programs know it by.
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [Some(IpAddr::V6(self.ipv6)), self.ipv4.map(|ipv4| IpAddr::V4(ipv4.peer_here))].into_iter().flatten()
     }
 }
 
@@ -283,5 +307,60 @@ impl SharedPeer {
     pub fn leave_queue(&self, n: usize) {
         let _ =
             self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| Some(waiting.saturating_sub(n)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{IdentityKey, TunnelSecret};
+
+    fn index(number: u32) -> TunnelIndex {
+        TunnelIndex::of_receiver(number << 8)
+    }
+
+    fn peer(trusted: bool, alias: u8) -> Arc<FibPeer> {
+        let [own, peer] = [1, 2].map(|byte| TunnelSecret::from_bytes([byte; 32]));
+        let shared = Arc::new(SharedPeer::new(Tunnel::new(&own, &peer.public(), index(7), Time::ZERO, None)));
+        let address = |last| Ipv4Addr::new(100, 64, 0, last);
+        let ipv4 = Ipv4Aliases {
+            peer_here: address(alias),
+            own_here: address(1),
+            peer_there: address(alias),
+            own_there: address(1),
+        };
+        let ipv6 = Ipv6Addr::new(0xfd61, 0x6e74, 0, 0, 0, 0, 0, 2);
+        Arc::new(FibPeer {
+            id: IdentityKey::from_seed([2; 32]).id(),
+            ipv6,
+            ipv4: Some(ipv4),
+            trusted,
+            flows: None,
+            shared,
+        })
+    }
+
+    #[test]
+    fn a_peer_that_changes_leaves_no_route_of_before() {
+        let mut fib = Fib::new(Ipv6Addr::UNSPECIFIED, None, None, [(index(7), peer(true, 3))]);
+        let route = |fib: &Fib, last| fib.route(Ipv4Addr::new(100, 64, 0, last).into()).is_some();
+        fib.insert(index(7), peer(true, 4));
+        assert_eq!((route(&fib, 3), route(&fib, 4)), (false, true));
+        let before = fib.clone();
+        fib.insert(index(7), peer(false, 4));
+        assert!(!route(&fib, 4) && fib.tunnel(7 << 8).is_some());
+        fib.remove(index(7));
+        assert!(fib.tunnel(7 << 8).is_none());
+        assert!(route(&before, 4), "what packet threads have changed under them");
+    }
+
+    #[test]
+    fn an_alias_that_another_peer_took_over_stays_its_route() {
+        let (one, other, alias) = (index(7), index(8), IpAddr::from([100, 64, 0, 3]));
+        let mut fib = Fib::new(Ipv6Addr::UNSPECIFIED, None, None, [(one, peer(true, 3)), (other, peer(true, 3))]);
+        fib.remove(one);
+        assert!(fib.route(alias).is_some());
+        fib.remove(other);
+        assert!(fib.route(alias).is_none());
     }
 }

@@ -28,6 +28,7 @@ mod fragment;
 mod inbound;
 mod notice;
 mod outbound;
+mod parted;
 mod peer_path;
 mod segment;
 mod session_lock;

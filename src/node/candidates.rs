@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::addresses::Usable;
 use super::limits::MAX_ADDRESSES;
-use super::peer::Usable;
 use super::servers::Server;
 use super::{Node, TimerKind};
 use crate::identity::AgentId;
@@ -174,7 +174,7 @@ impl Node {
         let moved = link.search.note(mapping, candidates);
         let to_try: Vec<path::Candidate> = candidates.iter().filter_map(|it| to_try(usable, it)).collect();
         link.paths.candidates_received(now.time, to_try.iter().copied());
-        peer.note_candidates(usable, to_try.iter().filter_map(|candidate| candidate.route.address()));
+        self.note_candidates(id, to_try.iter().filter_map(|candidate| candidate.route.address()));
         self.store_hint(now, id);
         self.search_may_help(now, id, moved);
         self.carry_out_paths(now, id);

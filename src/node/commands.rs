@@ -114,10 +114,7 @@ impl Node {
                 "revoke or reject agents that are no longer needed",
             ));
         }
-        let usable = self.usable();
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.note_candidates(usable, ticket.addresses().iter().copied());
-        }
+        self.note_candidates(id, ticket.addresses().iter().copied());
         Ok(id)
     }
 

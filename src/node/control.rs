@@ -109,7 +109,8 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let used = peer.link.as_ref().is_some_and(|link| link.key == key);
         if used && peer.proved_key != Some(key) {
-            peer.proved_key = Some(key);
+            let before = peer.proved_key.replace(key);
+            self.key_proved(id, before, key);
             self.store(id);
         }
     }

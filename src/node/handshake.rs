@@ -1,6 +1,5 @@
 //! WireGuard handshakes: whom to answer, where to send, when a session stands.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Node, TimerKind};
@@ -30,7 +29,7 @@ impl Node {
 
     fn handle_initiation(&mut self, now: Now, datagram: &StrangerDatagram) {
         let Ok(initiation) = Initiation::try_from(datagram.data.as_slice()) else { return };
-        let limiter = match self.is_known_source(datagram.path.endpoint.ip()) {
+        let limiter = match self.known_sources.contains(datagram.path.endpoint.ip()) {
             true => &mut self.known_initiations,
             false => &mut self.initiations,
         };
@@ -61,7 +60,10 @@ impl Node {
                 self.counters.drop_handshake_replay.increment();
                 self.stale_initiation(now, id);
             }
-            Err(_) => self.counters.drop_handshake_invalid.increment(),
+            Err(_) => {
+                self.counters.drop_handshake_invalid.increment();
+                self.arm_tunnel_timer(id);
+            }
         }
     }
 
@@ -128,11 +130,13 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = &mut peer.link else { return };
         self.counters.handshakes.increment();
+        self.no_helpers = false;
         let first = link.established.is_none() || link.stopped;
         link.established = Some(now.time);
         link.gave_up = None;
         link.stopped = false;
         link.wanted_since = None;
+        link.begin_watching(now.time);
         if first {
             let endpoint = link.shared.path.load().as_ref().map(|path| path.endpoint.to_string());
             tracing::info!(peer = %id.short(), name = peer.name(), "connected");
@@ -172,6 +176,9 @@ impl Node {
     }
 
     pub(super) fn traffic_seen(&mut self, now: Now, id: AgentId) {
+        if let Some(link) = self.link_mut(id) {
+            link.begin_watching(now.time);
+        }
         self.path_timer(now, id);
         self.arm_tunnel_timer(id);
     }
@@ -189,6 +196,7 @@ impl Node {
             link.shared.clear_active();
         }
         datagram.truncate(refreshed.len);
+        self.session_erased |= refreshed.erased;
         if refreshed.gave_up {
             self.handshake_given_up(now, id);
         } else if let Ok(initiation) = Initiation::try_from(datagram.as_slice())
@@ -249,9 +257,5 @@ impl Node {
         for other in others {
             self.transmit_on(&other, response.to_vec());
         }
-    }
-
-    fn is_known_source(&self, source: IpAddr) -> bool {
-        self.peers.values().any(|peer| peer.link.is_some() && peer.addresses.iter().any(|known| known.ip() == source))
     }
 }

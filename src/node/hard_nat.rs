@@ -63,7 +63,7 @@ fn to_aim_at(address: SocketAddr) -> Option<SocketAddrV4> {
     let IpAddr::V4(ip) = address.ip() else { return None };
     let is_shared = u32::from(ip) & 0xffc0_0000 == u32::from(Ipv4Addr::new(100, 64, 0, 0));
     let is_inside = ip.is_private() || ip.is_link_local() || ip.is_loopback() || is_shared;
-    (super::peer::is_usable(address) && !is_inside).then(|| SocketAddrV4::new(ip, address.port()))
+    (super::addresses::is_usable(address) && !is_inside).then(|| SocketAddrV4::new(ip, address.port()))
 }
 
 impl Node {

@@ -87,15 +87,18 @@ impl Node {
     /// and it answers, if it wants to.
     pub(super) fn introduce_through_peers(&mut self, now: Now, id: AgentId) {
         let in_session = |link: &super::peer::Link| link.shared.tunnel.lock().has_session(now.time) && !link.stopped;
+        let Some(peer) = self.peers.get(&id).filter(|peer| peer.trusted) else { return };
+        let Some(link) = &peer.link else { return };
+        let lately = link.introduced.is_some_and(|at| now.time.since(at) < INTRODUCE_INTERVAL);
+        // Where nobody answers, each of a thousand peers comes here every second.
+        if lately || self.no_helpers || link.shared.tunnel.lock().has_session(now.time) {
+            return;
+        }
         let others = self.peers.values().filter(|peer| peer.id != id && peer.trusted);
         let helpers = others.filter(|peer| peer.link.as_ref().is_some_and(in_session)).map(|peer| peer.id);
         let helpers: Vec<AgentId> = helpers.take(MAX_HELPERS).collect();
-        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.trusted && !helpers.is_empty()) else { return };
-        let Some(link) = &mut peer.link else { return };
-        let lately = link.introduced.is_some_and(|at| now.time.since(at) < INTRODUCE_INTERVAL);
-        if lately || link.shared.tunnel.lock().has_session(now.time) {
-            return;
-        }
+        self.no_helpers = helpers.is_empty();
+        let Some(link) = self.link_mut(id).filter(|_| !helpers.is_empty()) else { return };
         link.introduced = Some(now.time);
         let Some(sealed) = self.seal_introduction(now, id) else { return };
         let message = RendezvousMessage::Introduce { recipient: id, sealed };
@@ -207,12 +210,11 @@ impl Node {
         if !self.learn_record(now, introduction.record, RecordSource::Introduction) {
             return self.counters.drop_introduction_full.increment();
         }
-        let usable = self.usable();
+        self.note_candidates(id, std::iter::once(source).chain(introduction.candidates));
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let before = peer.relation.state(now.unix_s());
         peer.last_introduction_ms = time_ms;
         peer.relation.introduction_received(now.unix_s(), request, grant);
-        peer.note_candidates(usable, std::iter::once(source).chain(introduction.candidates));
         let after = peer.relation.state(now.unix_s());
         self.counters.introductions.increment();
         if (before, after) != (TrustState::Pending, TrustState::Pending) {

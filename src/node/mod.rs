@@ -17,6 +17,7 @@
 //! rendezvous servers are in `servers`, how this host looks from outside in `netcheck`. What users ask for is in `commands`,
 //! what they are told in `report`.
 
+mod addresses;
 mod candidates;
 mod commands;
 mod control;
@@ -36,7 +37,7 @@ mod stored;
 mod table_sizes;
 mod timers;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,11 +55,13 @@ use crate::time::{Now, Time};
 use crate::tunnel::IndexTable;
 
 pub use commands::{Command, Reply};
+pub use peer::{RecordSource, TheirAliases};
 pub use stored::{StoredError, StoredPeer};
 pub use table_sizes::NodeTableSizes;
 pub use timers::TimerKind;
 
 use crate::limits::{Bucket, RateLimiter};
+use addresses::KnownSources;
 use limits::{
     DOUBT_RATE, INITIATION_RATES, INTRODUCTION_RATES, KNOWN_INITIATION_RATES, PROBE_RATE, RECORD_REQUEST_RATE,
 };
@@ -70,6 +73,8 @@ use timers::Timers;
 pub const RECORD_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// A record is renewed this often while the agent runs.
 const RECORD_RENEWAL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Room for outputs that is kept. A start with a thousand peers takes a megabyte, once.
+const USUAL_OUTPUTS: usize = 256;
 /// Protocol versions this agent speaks.
 pub const VERSIONS: VersionRange = VersionRange { min: 1, max: 1 };
 
@@ -203,11 +208,15 @@ pub struct Node {
     mtu: u32,
     local_addresses: Vec<IpAddr>,
     aliases: Option<AliasTable>,
-    peers: BTreeMap<AgentId, Peer>,
+    /// Boxed: nodes of the tree have room for twice as many as are in them.
+    peers: BTreeMap<AgentId, Box<Peer>>,
     servers: BTreeMap<AgentId, Server>,
     /// Of the list of transport addresses peers were told last.
     candidates_sequence: u64,
     by_tunnel_key: HashMap<TunnelPublic, AgentId>,
+    /// Whose each tunnel key was shown to be.
+    proved_keys: HashMap<TunnelPublic, AgentId>,
+    known_sources: KnownSources,
     indices: IndexTable<AgentId>,
     timers: Timers,
     pings: HashMap<u64, commands::PendingPing>,
@@ -223,6 +232,8 @@ pub struct Node {
     introductions: RateLimiter,
     /// Extra sockets, and the peers they are for.
     extra_sockets: HashMap<SocketId, AgentId>,
+    /// Nobody was in session who could introduce this agent, when that was looked at last.
+    no_helpers: bool,
     /// For which peer a way through hard NATs was searched last.
     searching: Option<AgentId>,
     /// For probes of all paths to all peers.
@@ -234,6 +245,9 @@ pub struct Node {
     counters: Arc<Counters>,
     rng: Box<dyn CryptoRng + Send>,
     outputs: VecDeque<Output>,
+    session_erased: bool,
+    /// What packet threads know, or soon will.
+    fib: Arc<Fib>,
     fib_changed: bool,
     started: Time,
 }
@@ -248,9 +262,12 @@ impl Node {
         let record = make_record(now, &config, id, config.record_sequence)?;
         let mut gather = Gather::new(config.port);
         gather.set_local_addresses(&config.local_addresses);
+        let ipv6 = overlay_ipv6(&id);
+        let aliases = config.ipv4_range.map(|range| AliasTable::new(id, range));
+        let (own_ipv4, range) = (aliases.as_ref().map(AliasTable::own), aliases.as_ref().map(AliasTable::range));
         let mut node = Self {
             id,
-            ipv6: overlay_ipv6(&id),
+            ipv6,
             identity: config.identity,
             tunnel_secret: config.tunnel_secret,
             name: config.name,
@@ -258,11 +275,13 @@ impl Node {
             port: config.port,
             mtu: config.mtu,
             local_addresses: config.local_addresses,
-            aliases: config.ipv4_range.map(|range| AliasTable::new(id, range)),
+            aliases,
             peers: BTreeMap::new(),
             servers: BTreeMap::new(),
             candidates_sequence: now.unix_ms.max(1),
             by_tunnel_key: HashMap::new(),
+            proved_keys: HashMap::new(),
+            known_sources: KnownSources::default(),
             indices: IndexTable::new(),
             timers: Timers::default(),
             pings: HashMap::new(),
@@ -274,6 +293,7 @@ impl Node {
             known_initiations: RateLimiter::new(KNOWN_INITIATION_RATES),
             introductions: RateLimiter::new(INTRODUCTION_RATES),
             extra_sockets: HashMap::new(),
+            no_helpers: false,
             searching: None,
             probe_budget: Bucket::full(now.time, PROBE_RATE),
             doubts: Bucket::full(now.time, DOUBT_RATE),
@@ -281,6 +301,8 @@ impl Node {
             counters: config.counters,
             rng: config.rng,
             outputs: VecDeque::new(),
+            session_erased: false,
+            fib: Arc::new(Fib::new(ipv6, own_ipv4, range, [])),
             fib_changed: true,
             started: now.time,
         };
@@ -339,13 +361,21 @@ impl Node {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
-        std::mem::take(&mut self.fib_changed).then(|| Output::Fib(Arc::new(self.make_fib())))
+        if self.outputs.capacity() > USUAL_OUTPUTS {
+            self.outputs = VecDeque::new();
+        }
+        std::mem::take(&mut self.fib_changed).then(|| Output::Fib(self.finish_fib()))
     }
 
     /// When [`Input::Timeout`] is due, and what for.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Time, TimerKind)> {
         self.timers.next()
+    }
+
+    /// Whether a peer's sessions were erased since the last call: that leaves memory free.
+    pub fn take_session_erased(&mut self) -> bool {
+        std::mem::take(&mut self.session_erased)
     }
 
     /// Says goodbye to every peer with a session. The last call; drain the outputs afterwards.
@@ -425,15 +455,18 @@ impl Node {
         }
     }
 
-    fn make_fib(&self) -> Fib {
-        let own_ipv4 = self.ipv4();
-        let range = self.aliases.as_ref().map(AliasTable::range);
-        let entries = self.peers.values().filter_map(Peer::fib_entry);
-        let entries = entries.chain(self.servers.values().filter_map(Server::fib_entry));
-        let relays = self.servers.values().flat_map(Server::relay_addresses);
-        Fib::new(self.ipv6, own_ipv4, range, entries)
-            .with_relays(relays)
-            .with_stun_sources(self.stun_sources.iter().copied())
+    /// The snapshot, for a change. What packet threads have stays as it is.
+    fn fib_mut(&mut self) -> &mut Fib {
+        self.fib_changed = true;
+        Arc::make_mut(&mut self.fib)
+    }
+
+    /// The snapshot with what is known of servers. Those are few.
+    fn finish_fib(&mut self) -> Arc<Fib> {
+        let relays: HashSet<_> = self.servers.values().flat_map(Server::relay_addresses).collect();
+        let stun_sources = self.stun_sources.iter().copied().collect();
+        Arc::make_mut(&mut self.fib).set_servers(relays, stun_sources);
+        Arc::clone(&self.fib)
     }
 }
 

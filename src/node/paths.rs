@@ -16,6 +16,9 @@ use crate::wire::control::{ControlMessage, MIN_PROBE_LEN, PathMessage};
 
 /// How often traffic is looked at while there is any: what is sent and not answered must be seen well within a second.
 const TRAFFIC_TICK: Duration = Duration::from_millis(100);
+/// After so long without any it is looked at no more: packet threads tell of the next packet. Longer than it takes to doubt
+/// a path whose round trip is half a second.
+const TRAFFIC_OVER: Duration = Duration::from_secs(2);
 /// Nothing passed for this long: this agent may have moved meanwhile, and the servers of the peer may have been let go.
 const PAUSE: Duration = Duration::from_secs(30);
 
@@ -140,10 +143,8 @@ impl Node {
 
     fn path_chosen(&mut self, now: Now, id: AgentId, route: Route) {
         let Some(path) = self.path_of(now, id, route) else { return };
-        let usable = self.usable();
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let news = !route.is_relayed() && peer.note_address(usable, path.endpoint);
-        let Some(link) = &mut peer.link else { return };
+        let news = !route.is_relayed() && self.note_address(id, path.endpoint);
+        let Some(link) = self.link_mut(id) else { return };
         tracing::debug!(peer = %id.short(), endpoint = %path.endpoint, relayed = route.is_relayed(), "path chosen");
         link.shared.path.store(Some(Arc::new(path)));
         link.mtus.primary_chosen(now.time, route);
@@ -169,8 +170,7 @@ impl Node {
     fn arm_path_timer(&mut self, now: Now, id: AgentId) {
         let link = self.peers.get(&id).and_then(|peer| peer.link.as_ref());
         let at = link.and_then(|link| {
-            let active = link.shared.tunnel.lock().is_active(now.time) && link.shared.path.load().is_some();
-            let tick = active.then(|| now.time + TRAFFIC_TICK);
+            let tick = link.is_watched(now.time).then(|| now.time + TRAFFIC_TICK);
             [link.paths.poll_timeout(), link.mtu_due(now.time), tick].into_iter().flatten().min()
         });
         self.timers.set(TimerKind::Path(id), at);
@@ -201,6 +201,17 @@ impl Link {
         }
     }
 
+    /// Packet threads tell that there is traffic: it is looked at from now on.
+    pub(super) fn begin_watching(&mut self, now: Time) {
+        self.watched_since = Some(now);
+    }
+
+    /// Whether traffic is looked at.
+    fn is_watched(&self, now: Time) -> bool {
+        let watched = self.watched_since.is_some() || self.looks_again;
+        watched && self.shared.tunnel.lock().is_active(now) && self.shared.path.load().is_some()
+    }
+
     /// Where it is, as seen from here.
     pub(super) fn direct_endpoint(&self) -> Option<SocketAddr> {
         self.paths.primary()?.address()
@@ -212,6 +223,16 @@ impl Link {
         let moved = (counters.tx_bytes.load(Ordering::Relaxed), counters.rx_bytes.load(Ordering::Relaxed));
         let (sent, received) = (moved.0 != self.moved.0, moved.1 != self.moved.1);
         self.moved = moved;
+        if sent || received {
+            self.watched_since = Some(now.time);
+        } else if self.watched_since.is_some_and(|at| now.time.since(at) >= TRAFFIC_OVER) {
+            // From here on the next packet is told of. One more look is for what passed a moment ago.
+            self.shared.clear_active();
+            self.watched_since = None;
+            self.looks_again = true;
+        } else {
+            self.looks_again = false;
+        }
         self.paths.traffic(now.time, sent, received);
         self.mtus.traffic(now.time, self.shared.take_long_sent(), received);
         if !sent && !received {

@@ -10,25 +10,21 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 
 use super::candidates::Told;
 use super::hard_nat::Search;
-use super::limits::{HELLO_RATE, HINT_RATE, MAX_ADDRESSES, MESSAGE_RATE, PEER_PROBE_RATE};
+use super::limits::{HELLO_RATE, HINT_RATE, MESSAGE_RATE, PEER_PROBE_RATE};
 use super::relays::RelayLeg;
 use super::stored::StoredPeer;
 use super::{Node, Output, TimerKind};
 use crate::api::TrustState;
 use crate::forwarding::{FibPeer, Ipv4Aliases, PeerPath, SharedPeer, WAITING_PACKETS};
-use crate::identity::ticket::is_usable_address;
-use crate::identity::{
-    AgentId, AliasTable, DEFAULT_IPV4_RANGE, SignedRecord, TunnelPublic, is_overlay, overlay_ipv6, preferred_ipv4,
-};
+use crate::identity::{AgentId, DEFAULT_IPV4_RANGE, SignedRecord, TunnelPublic, overlay_ipv6, preferred_ipv4};
 use crate::limits::Bucket;
 use crate::path::{PathMtus, PathSet};
 use crate::policy::{FlowTable, PortSpec};
@@ -113,6 +109,10 @@ pub(super) struct Link {
     pub(super) introduced: Option<Time>,
     /// Bytes sent and received when traffic was last looked at.
     pub(super) moved: (u64, u64),
+    /// When there was traffic last, while it is looked at.
+    pub(super) watched_since: Option<Time>,
+    /// It is looked at once more.
+    pub(super) looks_again: bool,
     /// For probes of paths that may not exist.
     pub(super) probes: Bucket,
     /// For writes to disk that a restart can do without.
@@ -185,28 +185,6 @@ impl Peer {
         Some((link.index, Arc::new(entry)))
     }
 
-    /// Notes where it may be reached, as it says itself: behind the most promising address, before older hearsay.
-    pub(super) fn note_candidates(&mut self, usable: Usable, candidates: impl IntoIterator<Item = SocketAddr>) {
-        let older = std::mem::take(&mut self.addresses);
-        let (proven, hearsay) = older.split_at(older.len().min(1));
-        for address in proven.iter().copied().chain(candidates).chain(hearsay.iter().copied()) {
-            if usable.contains(address) && !self.addresses.contains(&address) && self.addresses.len() < MAX_ADDRESSES {
-                self.addresses.push(address);
-            }
-        }
-    }
-
-    /// Notes where an authenticated packet of it came from, as the most promising address. Returns whether that is news.
-    pub(super) fn note_address(&mut self, usable: Usable, address: SocketAddr) -> bool {
-        if self.addresses.first() == Some(&address) || !usable.contains(address) {
-            return false;
-        }
-        self.addresses.retain(|known| *known != address);
-        self.addresses.insert(0, address);
-        self.addresses.truncate(MAX_ADDRESSES);
-        true
-    }
-
     /// Makes policy what the grant says. Flows live on while the ports stay the same.
     fn apply_grant(&mut self) {
         let Some(text) = &self.relation.grant.ports else {
@@ -240,36 +218,7 @@ impl Peer {
     }
 }
 
-/// Which addresses may be a peer's transport address. What is sent to an overlay address or to an alias would come back
-/// into the overlay; what is sent to loopback would reach programs of this host, which take that for one of their own.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Usable {
-    /// This host's range of aliases.
-    aliases: Option<Ipv4Net>,
-}
-
-impl Usable {
-    pub(super) fn contains(self, address: SocketAddr) -> bool {
-        let own = match address.ip().to_canonical() {
-            IpAddr::V4(v4) => v4.is_loopback() || self.aliases.is_some_and(|range| range.contains(&v4)),
-            IpAddr::V6(v6) => v6.is_loopback(),
-        };
-        is_usable(address) && !own
-    }
-}
-
-/// An address that may be somebody's transport address. Overlay addresses would loop.
-pub(super) fn is_usable(address: SocketAddr) -> bool {
-    let overlay = matches!(address.ip(), IpAddr::V6(v6) if is_overlay(v6));
-    is_usable_address(&address) && !overlay
-}
-
 impl Node {
-    /// Which addresses may be a peer's.
-    pub(super) fn usable(&self) -> Usable {
-        Usable { aliases: self.aliases.as_ref().map(AliasTable::range) }
-    }
-
     /// Takes in what was stored.
     pub(super) fn restore(&mut self, now: Now, stored: Vec<StoredPeer>) {
         let (mut ids, usable) = (Vec::new(), self.usable());
@@ -289,11 +238,18 @@ impl Node {
             if let (Some(aliases), Some(alias)) = (&mut self.aliases, stored.alias) {
                 peer.alias = aliases.insert_stored(peer.id, alias).ok();
             }
-            ids.push(peer.id);
-            self.peers.insert(peer.id, peer);
+            if let Some(key) = peer.proved_key {
+                self.proved_keys.entry(key).or_insert(peer.id);
+            }
+            ids.push((peer.id, stored.alias));
+            self.peers.insert(peer.id, Box::new(peer));
         }
-        for id in ids {
-            self.trust_changed(now, id);
+        for (id, alias) in ids {
+            self.apply_trust(now, id);
+            // The rest is on disk as it is.
+            if self.peers.get(&id).is_some_and(|peer| peer.alias != alias) {
+                self.store(id);
+            }
         }
     }
 
@@ -317,9 +273,10 @@ impl Node {
             None => {
                 // An agent one talks to is not also one's server.
                 self.drop_server(now, id);
-                self.peers.insert(id, Peer::new(now, record, source));
+                self.peers.insert(id, Box::new(Peer::new(now, record, source)));
             }
             Some(peer) if record.supersedes(&peer.record) => {
+                let same_servers = peer.record.record().rendezvous == record.record().rendezvous;
                 peer.record = record;
                 peer.record_source = source;
                 peer.record_received = now.unix_s();
@@ -330,7 +287,9 @@ impl Node {
                 } else {
                     self.store(id);
                 }
-                self.return_servers(now);
+                if !same_servers {
+                    self.return_servers(now);
+                }
             }
             Some(_) => {}
         }
@@ -339,11 +298,18 @@ impl Node {
 
     /// Brings everything in line with the relation as it stands now: link, route, alias, policy, timers, disk.
     pub(super) fn trust_changed(&mut self, now: Now, id: AgentId) {
+        self.apply_trust(now, id);
+        self.store(id);
+    }
+
+    /// The same but for the disk.
+    fn apply_trust(&mut self, now: Now, id: AgentId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let unix_s = now.unix_s();
         let state = peer.relation.state(unix_s);
         let admitted = peer.relation.admits_session(unix_s);
         peer.trusted = state == TrustState::Trusted;
+        self.no_helpers = false;
         peer.apply_grant();
         let expires = peer
             .relation
@@ -366,8 +332,9 @@ impl Node {
         } else if self.peers.get(&id).is_some_and(|peer| peer.asking.first.is_none()) {
             self.timers.set(TimerKind::Introduction(id), Some(now.time));
         }
-        self.fib_changed = true;
-        self.store(id);
+        if let Some((index, entry)) = self.peers.get(&id).and_then(|peer| peer.fib_entry()) {
+            self.fib_mut().insert(index, entry);
+        }
     }
 
     fn link(&mut self, now: Now, id: AgentId) {
@@ -400,6 +367,8 @@ impl Node {
             search: Search::default(),
             introduced: None,
             moved: (0, 0),
+            watched_since: None,
+            looks_again: false,
             probes: Bucket::full(now.time, PEER_PROBE_RATE),
             hints: Bucket::full(now.time, HINT_RATE),
             last_traffic: None,
@@ -413,15 +382,14 @@ impl Node {
             hellos_received: Bucket::full(now.time, HELLO_RATE),
             stopped: false,
         });
+        self.known_sources.add(&peer.addresses);
         self.by_tunnel_key.insert(key, id);
-        self.fib_changed = true;
     }
 
     /// Whether a peer may be linked under a tunnel key. Anybody can put anybody's key into its record, but only the
     /// owner can say hello in a session under it, from its own address: who has not gives way to the next.
     fn may_use_key(&mut self, id: AgentId, key: TunnelPublic) -> bool {
-        let proved = |peer: &Peer| peer.id != id && peer.proved_key == Some(key);
-        if key == self.record.record().tunnel_key || self.peers.values().any(proved) {
+        if key == self.record.record().tunnel_key || self.proved_keys.get(&key).is_some_and(|owner| *owner != id) {
             return false;
         }
         if let Some(holder) = self.by_tunnel_key.get(&key).copied().filter(|holder| *holder != id) {
@@ -430,8 +398,25 @@ impl Node {
         true
     }
 
+    /// It has shown that this key is its own, and that the one `before` no longer is.
+    pub(super) fn key_proved(&mut self, id: AgentId, before: Option<TunnelPublic>, key: TunnelPublic) {
+        if let Some(before) = before {
+            self.disown_key(id, before);
+        }
+        self.proved_keys.entry(key).or_insert(id);
+    }
+
+    fn disown_key(&mut self, id: AgentId, key: TunnelPublic) {
+        if self.proved_keys.get(&key) == Some(&id) {
+            self.proved_keys.remove(&key);
+        }
+    }
+
     pub(super) fn unlink(&mut self, id: AgentId) {
-        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.take()) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(link) = peer.link.take() else { return };
+        self.session_erased = true;
+        self.known_sources.remove(&peer.addresses);
         self.indices.release(link.index);
         if self.by_tunnel_key.get(&link.key) == Some(&id) {
             self.by_tunnel_key.remove(&link.key);
@@ -442,7 +427,7 @@ impl Node {
         self.timers.set(TimerKind::Path(id), None);
         self.timers.set(TimerKind::Candidates(id), None);
         self.search_unlinked(id, &link);
-        self.fib_changed = true;
+        self.fib_mut().remove(link.index);
     }
 
     /// Forgets a peer altogether.
@@ -453,7 +438,9 @@ impl Node {
         if let Some(aliases) = &mut self.aliases {
             aliases.remove(&id);
         }
-        self.peers.remove(&id);
+        if let Some(key) = self.peers.remove(&id).and_then(|peer| peer.proved_key) {
+            self.disown_key(id, key);
+        }
         self.outputs.push_back(Output::Store(id, None));
     }
 
@@ -511,6 +498,9 @@ impl Node {
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
         let packets = std::mem::take(&mut link.queue);
         link.shared.leave_queue(packets.len());
+        if !packets.is_empty() {
+            link.begin_watching(now.time);
+        }
         for packet in packets {
             let len = packet.len() as u64;
             if self.send_sealed(now, id, &packet) {

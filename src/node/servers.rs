@@ -109,7 +109,7 @@ impl Server {
 
     /// What a peer says of its servers must not make this agent talk to the services of this host.
     fn may_be_at(&self, address: SocketAddr) -> bool {
-        super::peer::is_usable(address) && (self.borrowed.is_none() || !address.ip().is_loopback())
+        super::addresses::is_usable(address) && (self.borrowed.is_none() || !address.ip().is_loopback())
     }
 
     /// It is a peer's.
@@ -378,7 +378,9 @@ impl Node {
             messages: Bucket::full(now.time, MESSAGE_RATE),
             introductions: Bucket::full(now.time, SERVER_INTRODUCTION_RATE),
         });
-        self.fib_changed = true;
+        if let Some((index, entry)) = self.servers.get(&id).and_then(Server::fib_entry) {
+            self.fib_mut().insert(index, entry);
+        }
     }
 
     fn server_key(&self, id: AgentId) -> Option<TunnelPublic> {
@@ -388,7 +390,7 @@ impl Node {
     fn unlink_server(&mut self, now: Now, id: AgentId) {
         let Some(link) = self.servers.get_mut(&id).and_then(|server| server.link.take()) else { return };
         self.indices.release(link.index);
-        self.fib_changed = true;
+        self.fib_mut().remove(link.index);
         self.relay_gone(now, id);
     }
 
@@ -567,7 +569,7 @@ impl Node {
         link.rtt = Some(link.rtt.map_or(rtt, |known| (known * 7 + rtt) / 8));
         link.asks = 0;
         let first = link.registered.replace(now.time).is_none();
-        let observed = Some(observed).filter(|observed| super::peer::is_usable(*observed));
+        let observed = Some(observed).filter(|observed| super::addresses::is_usable(*observed));
         let moved = std::mem::replace(&mut link.observed, observed) != observed;
         link.relays = relay;
         let before = link.shared.path.swap(Some(Arc::new(*path)));

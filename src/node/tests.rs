@@ -66,6 +66,17 @@ fn a_row_reads_back_as_it_was_written() {
 }
 
 #[test]
+fn what_is_on_disk_as_it_is_is_not_written_again_at_a_start() {
+    let written = |mut node: Node| {
+        let outputs = std::iter::from_fn(move || node.poll_output());
+        outputs.filter(|output| matches!(output, Output::Store(..))).count()
+    };
+    assert_eq!(written(node(peers(1))), 0);
+    // Both rows name the same alias.
+    assert_eq!(written(node(peers(2))), 1);
+}
+
+#[test]
 fn damaged_rows_are_refused_and_never_panic() {
     let bytes = peers(1)[0].encode();
     assert!(matches!(StoredPeer::decode(&[]), Err(StoredError::Damaged)));
@@ -229,6 +240,57 @@ fn nobody_takes_the_tunnel_key_of_another() {
     let own = node.tunnel_key();
     steal(&mut node, 101, own);
     assert_eq!(node.by_tunnel_key.get(&own), None);
+}
+
+/// What packet threads are told is what is known of each peer.
+fn assert_snapshot(node: &Node) {
+    let linked = node.peers.values().filter(|peer| peer.link.is_some());
+    let sources: Vec<_> = linked.flat_map(|peer| peer.addresses.iter().map(SocketAddr::ip)).collect();
+    assert!(sources.iter().all(|source| node.known_sources.contains(*source)), "{sources:?}");
+    for peer in node.peers.values() {
+        let route = |address: IpAddr| node.fib.route(address).map(|entry| entry.id);
+        let routed = (peer.link.is_some() && peer.trusted).then_some(peer.id);
+        assert_eq!(route(peer.ipv6.into()), routed);
+        assert_eq!(peer.alias.and_then(|alias| route(alias.into())), routed);
+        let Some(link) = &peer.link else { continue };
+        let entry = node.fib.tunnel(link.index.value() << 8).unwrap();
+        assert_eq!((entry.id, entry.trusted, entry.ipv4), (peer.id, peer.trusted, peer.ipv4));
+        assert!(Arc::ptr_eq(&entry.shared, &link.shared));
+    }
+}
+
+#[test]
+fn the_snapshot_follows_every_change_of_a_peer() {
+    let mut node = node(peers(3));
+    let ids: Vec<_> = node.peers.keys().copied().collect();
+    let source = "192.0.2.1".parse().unwrap();
+    assert!(!node.known_sources.contains(source), "nobody may have a session yet");
+    assert_snapshot(&node);
+    for id in &ids {
+        node.command(now(), Command::TrustApprove(id.to_string())).unwrap();
+        assert_snapshot(&node);
+    }
+    let older = Arc::clone(&node.fib);
+    let index = node.peers[&ids[0]].link.as_ref().unwrap().index.value() << 8;
+    node.note_candidates(ids[0], ["198.51.100.7:9".parse().unwrap()]);
+    assert_snapshot(&node);
+    node.handle_control(
+        now(),
+        ids[0],
+        &crate::wire::control::ControlMessage::Goodbye { reason: crate::wire::control::GoodbyeReason::Shutdown }
+            .emit(node.peers[&ids[0]].ipv6, node.ipv6),
+        true,
+        &crate::forwarding::PeerPath::direct("192.0.2.1:9".parse().unwrap()),
+    );
+    assert_snapshot(&node);
+    assert!(node.fib.tunnel(index).is_none() && older.tunnel(index).is_some());
+    for id in &ids {
+        node.command(now(), Command::TrustRevoke(id.to_string())).unwrap();
+        assert_snapshot(&node);
+    }
+    assert!(!node.known_sources.contains(source));
+    node.forget(ids[0]);
+    assert_snapshot(&node);
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub enum TimerKind {
     RecordRenewal,
 }
 
+/// Room for timers that is kept.
+const USUAL: usize = 256;
+
 /// When each timer is due. A timer is set once or not at all.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
@@ -46,6 +49,10 @@ impl Timers {
     pub(super) fn set(&mut self, kind: TimerKind, at: Option<Time>) {
         if let Some(before) = self.due.remove(&kind) {
             self.order.remove(&(before, kind));
+            // After a start with many peers there is room for thousands.
+            if self.due.len() < self.due.capacity() / 8 && self.due.capacity() > USUAL {
+                self.due.shrink_to(USUAL.max(self.due.len() * 2));
+            }
         }
         if let Some(at) = at {
             self.due.insert(kind, at);

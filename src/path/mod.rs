@@ -30,6 +30,8 @@ mod net_report;
 mod score;
 mod set;
 
+use std::collections::VecDeque;
+
 pub use candidate::{Candidate, CandidateKind, Route, SocketId};
 pub use gather::{Gather, MAX_SERVERS, Output as GatherOutput, StunServer};
 pub use hard_nat::{Attempt, HARD_SOCKETS, HardNat, HardNatReport, Output as HardNatOutput, Plan, last_seen};
@@ -37,3 +39,12 @@ pub use loss::PathLoss;
 pub use mtu::{MtuProbe, PathMtus};
 pub use net_report::{Filtering, MappingBasis, NetReport, ServerReport, ServerState};
 pub use set::{Output, PathReport, PathSet, PathState};
+
+/// Takes this one out of a queue that is seldom used and there for every peer: an empty one takes no memory.
+fn take_sparingly<T>(queue: &mut VecDeque<T>, position: usize) -> Option<T> {
+    let taken = queue.remove(position);
+    if queue.is_empty() {
+        queue.shrink_to_fit();
+    }
+    taken
+}

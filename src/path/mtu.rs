@@ -24,6 +24,7 @@ use std::time::Duration;
 use rand_core::CryptoRng;
 
 use super::candidate::Route;
+use super::take_sparingly;
 use crate::time::Time;
 use crate::wire::control::MAX_PROBE_LEN;
 use crate::wire::{LEAST_PATH_MTU, RELAY_PREFIX_LEN, WIREGUARD_OVERHEAD};
@@ -168,7 +169,10 @@ impl PathMtus {
         let known = self.searches.iter().position(|search| search.route == route);
         match known.and_then(|position| self.searches.remove(position)) {
             Some(known) => self.searches.push_front(known),
-            None => self.searches.push_front(MtuSearch::new(now, route, self.interface)),
+            None => {
+                self.searches.reserve_exact(1);
+                self.searches.push_front(MtuSearch::new(now, route, self.interface));
+            }
         }
         self.searches.truncate(MAX_REMEMBERED);
     }
@@ -244,7 +248,7 @@ impl PathMtus {
 
     /// The next probe to send.
     pub fn poll_output(&mut self) -> Option<MtuProbe> {
-        self.outputs.pop_front()
+        take_sparingly(&mut self.outputs, 0)
     }
 }
 
@@ -321,7 +325,9 @@ impl MtuSearch {
     fn answered(&mut self, now: Time, token: u64, length: u16) {
         let Some(position) = self.tokens.iter().position(|sent| sent.token == token) else { return };
         // Some other length arrived than was sent: no proof of anything.
-        let Some(sent) = self.tokens.remove(position).filter(|sent| sent.length == length) else { return };
+        let Some(sent) = take_sparingly(&mut self.tokens, position).filter(|sent| sent.length == length) else {
+            return;
+        };
         let rtt = now.since(sent.at);
         self.rtt = Some(self.rtt.map_or(rtt, |known| rtt.max((known * 7 + rtt) / 8)));
         if length == self.mtu {
@@ -350,7 +356,7 @@ impl MtuSearch {
 
     fn not_sent(&mut self, now: Time, token: u64) {
         let Some(position) = self.tokens.iter().position(|sent| sent.token == token) else { return };
-        let Some(sent) = self.tokens.remove(position) else { return };
+        let Some(sent) = take_sparingly(&mut self.tokens, position) else { return };
         let tries = match &mut self.state {
             State::Settled => None,
             State::Confirming(tries) => Some(tries),

@@ -10,6 +10,7 @@ use self::probed::Path;
 use super::candidate::{Candidate, CandidateKind, Route};
 use super::loss::PathLoss;
 use super::score::Quality;
+use super::take_sparingly;
 use crate::time::Time;
 
 /// Paths kept for one peer: 16 candidates of its own, and as many addresses its packets came from.
@@ -165,6 +166,8 @@ impl PathSet {
                 continue;
             }
             let next = self.is_wanted(now).then_some(now);
+            // Most peers have one or two, and there is one of these for every peer.
+            self.paths.reserve_exact(1);
             self.paths.push(Path::new(candidate, next));
         }
     }
@@ -331,7 +334,7 @@ impl PathSet {
 
     /// The next thing to be done.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        take_sparingly(&mut self.outputs, 0)
     }
 
     /// Whether there was traffic, or a reason to expect some, lately.

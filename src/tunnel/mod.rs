@@ -16,17 +16,18 @@
 //!   session. Its limit is lifted; the control plane has its own.
 //! - A session begins when the library last knew the time, so that one answered after a long silence would be dropped at
 //!   its next timer. It is told the time before.
+//! - Its state takes 11 KiB, most of it room for eight sessions. It is made when there is something to keep in it, and
+//!   dropped with the last session.
 //! - Session indices are random and below 2^24 ([`IndexTable`]).
 
 mod filter;
 mod index;
+mod library;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
-use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 
@@ -53,8 +54,6 @@ const TYPE_COOKIE: u8 = 3;
 const TYPE_DATA: u8 = 4;
 /// A session is not used for sending after this time (WireGuard paper, section 6.1: Reject-After-Time).
 const REJECT_AFTER: Duration = Duration::from_secs(180);
-/// Keys of a session are erased after this time (section 6.3: three times Reject-After-Time).
-const ERASE_AFTER: Duration = Duration::from_secs(540);
 /// The library's timers are rounded to when it was last told the time; while traffic flows it is told this often.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// While a session saw data within [`ACTIVE_FOR`], its timers run this often even if no packet drives them.
@@ -84,15 +83,20 @@ const RESPONSE_REPEAT_LIMIT: u8 = 16;
 /// Driving it: [`refresh`](Self::refresh) before sealing a batch and whenever [`next_timeout`](Self::next_timeout) has
 /// passed; send what it returns. All methods take the time; none blocks. The library reads the same clock by itself.
 pub struct Tunnel {
-    tunn: Tunn,
+    /// Exists while there is a session, a handshake, or what a handshake left that came to nothing.
+    tunn: Option<Box<Tunn>>,
+    secret: x25519::StaticSecret,
+    peer: x25519::PublicKey,
     index: TunnelIndex,
     refreshed_at: Time,
     outgoing: Option<OutgoingHandshake>,
     answered: Option<AnsweredInitiation>,
+    /// The last initiation accepted from this peer in an earlier life.
+    last_initiation: Option<Initiation>,
     /// Start of the newest session that may be used for sending.
     session_since: Option<Time>,
     last_data: Option<Time>,
-    /// When the keys of a session that ended are erased, by running the library's timers.
+    /// While there is no usable session: when the library's state is dropped, and every key with it.
     erase_at: Option<Time>,
     /// Our index of the newest session, as it stands in the peer's messages.
     newest: Option<u32>,
@@ -185,6 +189,8 @@ pub struct Refreshed {
     pub initiation: bool,
     /// A handshake was given up for want of an answer.
     pub gave_up: bool,
+    /// The last keys were erased, and the memory they took is free.
+    pub erased: bool,
 }
 
 impl Tunnel {
@@ -198,33 +204,22 @@ impl Tunnel {
         now: Time,
         last_initiation: Option<&Initiation>,
     ) -> Self {
-        let secret = x25519::StaticSecret::from(*secret.to_bytes());
-        let unlimited = RateLimiter::new(&x25519::PublicKey::from(&secret), u64::MAX);
-        let tunn = Tunn::new(
-            secret,
-            x25519::PublicKey::from(*peer.as_bytes()),
-            None,
-            None,
-            index.value(),
-            Some(Arc::new(unlimited)),
-        );
-        let mut tunnel = Self {
-            tunn,
+        Self {
+            tunn: None,
+            secret: x25519::StaticSecret::from(*secret.to_bytes()),
+            peer: x25519::PublicKey::from(*peer.as_bytes()),
             index,
             refreshed_at: now,
             outgoing: None,
             answered: None,
+            last_initiation: last_initiation.copied(),
             session_since: None,
             last_data: None,
             newest: None,
             newest_since: now,
             previous: None,
             erase_at: None,
-        };
-        if let Some(initiation) = last_initiation {
-            tunnel.remember_timestamp(initiation);
         }
-        tunnel
     }
 
     /// The index under which the peer's messages arrive.
@@ -262,8 +257,9 @@ impl Tunnel {
         if !self.has_session(now) {
             return Err(SealError::NoSession);
         }
+        let Some(tunn) = &mut self.tunn else { return Err(SealError::NoSession) };
         self.last_data = Some(now);
-        match self.tunn.encapsulate(packet, out) {
+        match tunn.encapsulate(packet, out) {
             TunnResult::WriteToNetwork(datagram) => Ok(datagram.len()),
             _ => Err(SealError::NoSession),
         }
@@ -282,7 +278,8 @@ impl Tunnel {
             return Err(OpenError::Unauthenticated);
         }
         let receiver = receiver_index(datagram);
-        let len = match self.tunn.decapsulate(None, datagram, out) {
+        let Some(tunn) = &mut self.tunn else { return Err(OpenError::Unauthenticated) };
+        let len = match tunn.decapsulate(None, datagram, out) {
             TunnResult::Done => 0,
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => packet.len(),
             TunnResult::Err(WireGuardError::InvalidPacket) => return Err(OpenError::NotIp),
@@ -323,7 +320,9 @@ impl Tunnel {
             // dropped by the next timer. What the library wants to send is superseded by this handshake.
             self.run_library_timers(now, &mut [0; CONTROL_OUTPUT_LEN]);
         }
-        let response: [u8; WIREGUARD_RESPONSE_LEN] = match self.tunn.decapsulate(None, initiation, out) {
+        // Whatever becomes of this, what it leaves is dropped some time.
+        self.erase_at = Some(now + REJECT_AFTER);
+        let response: [u8; WIREGUARD_RESPONSE_LEN] = match self.library().decapsulate(None, initiation, out) {
             TunnResult::WriteToNetwork(response) => {
                 <[u8; WIREGUARD_RESPONSE_LEN]>::try_from(&*response).map_err(|_| OpenError::Unauthenticated)?
             }
@@ -347,7 +346,8 @@ impl Tunnel {
         if !is_of_type(response, TYPE_RESPONSE) {
             return Err(OpenError::Unauthenticated);
         }
-        let len = match self.tunn.decapsulate(None, response, out) {
+        let Some(tunn) = &mut self.tunn else { return Err(OpenError::Unauthenticated) };
+        let len = match tunn.decapsulate(None, response, out) {
             TunnResult::WriteToNetwork(keepalive) => keepalive.len(),
             _ => return Err(OpenError::Unauthenticated),
         };
@@ -367,8 +367,9 @@ impl Tunnel {
         if !is_of_type(cookie, TYPE_COOKIE) {
             return Err(OpenError::Unauthenticated);
         }
+        let Some(tunn) = &mut self.tunn else { return Err(OpenError::Unauthenticated) };
         let mut out = [0; CONTROL_OUTPUT_LEN];
-        match self.tunn.decapsulate(None, cookie, &mut out) {
+        match tunn.decapsulate(None, cookie, &mut out) {
             TunnResult::Done => Ok(()),
             _ => Err(OpenError::Unauthenticated),
         }
@@ -401,24 +402,26 @@ impl Tunnel {
         if self.outgoing.is_some() {
             return Ok(self.refresh_handshake(now, out));
         }
+        if self.session_since.is_some_and(|since| now.since(since) >= REJECT_AFTER) {
+            // It was not renewed while there was traffic, so there is none. The library would renew it now, for nothing.
+            self.session_since = None;
+            // Unless the peer began another that it has not used yet.
+            let begun = self.answered.as_ref().filter(|answered| answered.unconfirmed);
+            self.erase_at = Some(begun.map_or(now, |answered| answered.at + REJECT_AFTER));
+        }
+        if self.session_since.is_none() {
+            let erased = self.erase_at.is_none_or(|at| at <= now) && self.erase();
+            return Ok(Refreshed { erased, ..Refreshed::default() });
+        }
         if now.since(self.refreshed_at) < REFRESH_INTERVAL {
             return Ok(Refreshed::default());
         }
-        if self.session_since.is_some_and(|since| now.since(since) >= REJECT_AFTER) {
-            // It was not renewed while there was traffic, so there is none. The library would renew it now, for nothing.
-            self.erase_at = self.session_since.take().map(|since| since + ERASE_AFTER);
-            return Ok(Refreshed::default());
-        }
-        if self.session_since.is_none() && self.erase_at.is_some_and(|at| now < at) {
-            return Ok(Refreshed::default());
-        }
-        self.erase_at = None;
         let len = self.run_library_timers(now, out);
         let initiation = Initiation::try_from(&out[..len]).ok();
         if let Some(initiation) = initiation {
             self.outgoing = Some(OutgoingHandshake { initiation, began: now, made: now, resends: 0 });
         }
-        Ok(Refreshed { len, initiation: initiation.is_some(), gave_up: false })
+        Ok(Refreshed { len, initiation: initiation.is_some(), ..Refreshed::default() })
     }
 
     /// Whether short timers may become due: a handshake is out, or data went by lately.
@@ -451,6 +454,7 @@ impl Tunnel {
         if now.since(outgoing.began) >= REKEY_ATTEMPT_TIME {
             self.outgoing = None;
             self.run_library_timers(now, out);
+            self.erase_at = self.erase_at.or(Some(now));
             return Refreshed { gave_up: true, ..Refreshed::default() };
         }
         let initiation = if now.since(outgoing.made) >= REKEY_TIMEOUT {
@@ -463,12 +467,12 @@ impl Tunnel {
         };
         let Some(initiation) = initiation else { return Refreshed::default() };
         out[..initiation.len()].copy_from_slice(&initiation);
-        Refreshed { len: initiation.len(), initiation: true, gave_up: false }
+        Refreshed { len: initiation.len(), initiation: true, ..Refreshed::default() }
     }
 
     fn make_initiation(&mut self, now: Time, began: Time) -> Option<Initiation> {
         let mut out = [0; CONTROL_OUTPUT_LEN];
-        let TunnResult::WriteToNetwork(datagram) = self.tunn.format_handshake_initiation(&mut out, true) else {
+        let TunnResult::WriteToNetwork(datagram) = self.library().format_handshake_initiation(&mut out, true) else {
             return None;
         };
         let initiation = Initiation::try_from(&*datagram).ok()?;
@@ -479,12 +483,13 @@ impl Tunnel {
     /// Tells the library the time: it drops old sessions, and may want a datagram sent. Returns that datagram's length.
     fn run_library_timers(&mut self, now: Time, out: &mut [u8]) -> usize {
         self.refreshed_at = now;
-        let len = match self.tunn.update_timers(out) {
+        let Some(tunn) = &mut self.tunn else { return 0 };
+        let len = match tunn.update_timers(out) {
             TunnResult::WriteToNetwork(datagram) => datagram.len(),
             _ => 0,
         };
-        if self.tunn.time_since_last_handshake().is_none() {
-            self.session_since = None;
+        if tunn.time_since_last_handshake().is_none() && self.session_since.take().is_some() {
+            self.erase_at = Some(now + REJECT_AFTER);
         }
         len
     }
@@ -515,19 +520,26 @@ impl Tunnel {
 
     /// The library queues empty keepalives when a session ends under them. They are worthless; keep its queue empty.
     fn drain_library_queue(&mut self) {
+        let Some(tunn) = &mut self.tunn else { return };
         let mut out = [0; CONTROL_OUTPUT_LEN];
         // Its queue holds 256 packets at most.
         for _ in 0..=256 {
-            if !matches!(self.tunn.decapsulate(None, &[], &mut out), TunnResult::WriteToNetwork(_)) {
+            if !matches!(tunn.decapsulate(None, &[], &mut out), TunnResult::WriteToNetwork(_)) {
                 break;
             }
         }
     }
 
-    /// Shows the library an initiation it accepted in an earlier life, so that it and all older ones are replays.
-    fn remember_timestamp(&mut self, initiation: &Initiation) {
-        let mut out = [0; CONTROL_OUTPUT_LEN];
-        let _ = self.tunn.decapsulate(None, initiation, &mut out);
+    /// The library's state, made if there is none.
+    fn library(&mut self) -> &mut Tunn {
+        let accepted = self.answered.as_ref().map(|answered| &answered.initiation).or(self.last_initiation.as_ref());
+        self.tunn.get_or_insert_with(|| Box::new(library::new_state(&self.secret, &self.peer, self.index, accepted)))
+    }
+
+    /// Drops every key, if there is one. What was accepted stays known.
+    fn erase(&mut self) -> bool {
+        (self.erase_at, self.newest, self.previous) = (None, None, None);
+        self.tunn.take().is_some()
     }
 }
 

@@ -203,6 +203,65 @@ fn a_session_is_not_used_for_sending_beyond_its_life() {
 }
 
 #[test]
+fn with_the_last_session_every_key_is_erased_and_what_was_accepted_stays_known() {
+    let mut pair = pair();
+    let accepted = connect(&mut pair, at(0));
+    let mut out = [0; LEN];
+    for tunnel in [&mut pair.a, &mut pair.b] {
+        while let Some(due) = tunnel.next_timeout().filter(|due| *due < at(180)) {
+            assert!(!tunnel.refresh(due, &mut out).unwrap().erased, "{due:?}");
+        }
+        assert!(tunnel.tunn.is_some());
+        assert_eq!(tunnel.refresh(at(180), &mut out), Ok(Refreshed { erased: true, ..Refreshed::default() }));
+        assert!(tunnel.tunn.is_none());
+        assert_eq!(tunnel.next_timeout(), None);
+    }
+    assert_eq!(pair.b.respond(at(200), &accepted, &mut out), Err(OpenError::Stale));
+    connect(&mut pair, at(200));
+    assert_eq!(carry(&mut pair.a, &mut pair.b, at(201), &packet(3)), packet(3));
+}
+
+#[test]
+fn a_session_that_the_peer_has_only_begun_outlives_the_one_before() {
+    let mut pair = pair();
+    connect(&mut pair, at(0));
+    let (mut response, mut out) = ([0; LEN], [0; LEN]);
+    let initiation = pair.a.initiate(at(170)).unwrap();
+    let len = pair.b.respond(at(170), &initiation, &mut response).unwrap().len;
+    assert!(!pair.b.refresh(at(180), &mut out).unwrap().erased);
+    assert_eq!(pair.b.next_timeout(), Some(at(350)));
+    let len = pair.a.complete(at(181), &response[..len], &mut out).unwrap();
+    let keepalive = out[..len].to_vec();
+    assert!(pair.b.open(at(181), &keepalive, &mut out).unwrap().session_confirmed);
+    assert_eq!(carry(&mut pair.b, &mut pair.a, at(181), &packet(3)), packet(3));
+}
+
+#[test]
+fn what_a_forged_initiation_leaves_is_dropped() {
+    let mut pair = pair();
+    let mut out = [0; LEN];
+    let stranger = TunnelSecret::generate(&mut rng(7));
+    let forged = Tunnel::new(&stranger, &pair.keys.b.public(), index(7), at(0), None).initiate(at(0)).unwrap();
+    assert!(pair.b.tunn.is_none(), "nothing is kept of a peer that never came");
+    assert!(pair.b.respond(at(1), &forged, &mut out).is_err());
+    assert_eq!(pair.b.next_timeout(), Some(at(181)));
+    assert!(pair.b.refresh(at(181), &mut out).unwrap().erased);
+    assert!(pair.b.tunn.is_none());
+}
+
+#[test]
+fn a_handshake_that_nobody_answers_leaves_nothing() {
+    let mut pair = pair();
+    let mut out = [0; LEN];
+    pair.a.initiate(at(0)).unwrap();
+    while let Some(due) = pair.a.next_timeout() {
+        pair.a.refresh(due, &mut out).unwrap();
+        assert!(due <= at(90));
+    }
+    assert!(pair.a.tunn.is_none());
+}
+
+#[test]
 fn handshakes_that_come_to_nothing_do_not_lock_the_peer_out() {
     let mut pair = pair();
     let mut out = [0; LEN];

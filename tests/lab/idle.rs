@@ -38,7 +38,8 @@ fn switches(pid: u32) -> u64 {
     tasks.map(|task| of_task(task.unwrap())).sum()
 }
 
-fn resident_kib(pid: u32) -> u64 {
+/// What a process has in memory.
+pub(crate) fn resident_kib(pid: u32) -> u64 {
     number(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap(), "VmRSS:")
 }
 

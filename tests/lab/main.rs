@@ -24,6 +24,7 @@ mod netcheck;
 mod offload;
 mod outages;
 mod path_mtu;
+mod peers;
 mod port_mapping;
 mod ready;
 mod relay;

@@ -15,10 +15,9 @@ use std::time::Duration;
 
 use agentnet::identity::{AgentId, key_file};
 use redb::{Database, ReadableDatabase, TableDefinition};
-use serde_json::Value;
 
 use crate::harness::{
-    Agent, Capture, Echoes, Finished, Host, Internet, Nat, PATIENT, Place, Program, Server, median, observe, setting,
+    Agent, Capture, Echoes, Host, Internet, Load, Nat, PATIENT, Place, Program, Server, median, observe, setting,
     trust, wait_until,
 };
 use crate::traffic::{same_content, serve};
@@ -48,8 +47,7 @@ fn throughput_is_near_that_of_the_direct_path() {
     for _ in 0..setting("AGENTNET_LAB_RUNS", 3) {
         for (([a, b], kind), rates) in pairs.iter().zip(kinds).zip(&mut rates) {
             wait_until_both_are(a, b, kind);
-            let finished = Load::start(a, b, &format!("-t {seconds}")).finish();
-            rates.push(report(finished)["end"]["sum_received"]["bits_per_second"].as_f64().unwrap() / 1e6);
+            rates.push(Load::start(a, b, &format!("-t {seconds}")).finish());
             assert!(a.path_kind(b) == kind && b.path_kind(a) == kind, "no longer {kind}");
         }
     }
@@ -134,7 +132,7 @@ fn a_greedy_pair_does_not_starve_a_modest_one() {
         let fraction = lost as f64 / sent.max(1) as f64;
         eprintln!(
             "beside {what} at {:.0} Mbit/s: {lost} of {sent} echoes lost ({:.1} %), longest gap {:.0} ms",
-            report(flood)["end"]["sum_received"]["bits_per_second"].as_f64().unwrap() / 1e6,
+            flood,
             fraction * 100.0,
             gap * 1e3
         );
@@ -142,31 +140,6 @@ fn a_greedy_pair_does_not_starve_a_modest_one() {
         assert!(fraction < MOST_LOST, "{lost} of {sent} echoes were lost");
     }
     eprintln!("the server counted {}", server.stop().join(", "));
-}
-
-/// `iperf3` from one agent to another.
-struct Load {
-    client: Program,
-    /// Kept alive for as long as it serves.
-    _server: Program,
-}
-
-impl Load {
-    fn start(from: &Agent<'_>, to: &Agent<'_>, words: &str) -> Self {
-        let port = to.host().fresh_port();
-        let mut server = to.host().spawn(&format!("iperf3 --forceflush -s -1 -p {port}"));
-        server.wait_for_text("Server listening");
-        let client = from.host().spawn(&format!("iperf3 -J -c {} -p {port} {words}", to.ipv6()));
-        Self { client, _server: server }
-    }
-
-    fn finish(self) -> Finished {
-        self.client.finish(PATIENT)
-    }
-}
-
-fn report(finished: Finished) -> Value {
-    serde_json::from_str(&finished.ok()).unwrap()
 }
 
 fn two_sites(internet: &Internet) -> [Place; 2] {

@@ -19,3 +19,25 @@ pub(crate) fn resident_memory() -> io::Result<u64> {
         sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| u64::try_from(size).ok()).ok_or(io::ErrorKind::Unsupported)?;
     Ok(pages.saturating_mul(page_size))
 }
+
+/// mallopt(3).
+#[cfg(target_env = "gnu")]
+pub(crate) fn keep_large_pieces_apart() {
+    // SAFETY: it takes two numbers; what it refuses stays as it is.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 8 * 1024) };
+}
+
+/// Other C libraries have limits of their own.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn keep_large_pieces_apart() {}
+
+/// malloc_trim(3).
+#[cfg(target_env = "gnu")]
+pub(crate) fn return_free_memory() {
+    // SAFETY: it asks nothing of its caller, and any thread may call it.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other C libraries give back what is free.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn return_free_memory() {}

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::PathState;
 use crate::path::candidate::Candidate;
+use crate::path::take_sparingly;
 use crate::time::Time;
 
 /// Probes of one path whose answer is still waited for.
@@ -108,7 +109,7 @@ impl Path {
     /// When the probe with this token was sent, which is answered by that.
     pub(super) fn take_outstanding(&mut self, token: u64) -> Option<Time> {
         let position = self.outstanding.iter().position(|(sent, _)| *sent == token)?;
-        self.outstanding.remove(position).map(|(_, at)| at)
+        take_sparingly(&mut self.outstanding, position).map(|(_, at)| at)
     }
 
     pub(super) fn prove(&mut self, now: Time, rtt: Duration) {

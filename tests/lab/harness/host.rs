@@ -7,7 +7,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns};
 
 use super::process::signal;
 use super::{Finished, PATIENT, Program, SOON, run, script, wait_until};
@@ -73,6 +76,11 @@ impl Lab {
     /// The third host.
     pub(crate) fn c(&self) -> &Host {
         &self.hosts[2]
+    }
+
+    /// The fourth host.
+    pub(crate) fn d(&self) -> &Host {
+        &self.hosts[3]
     }
 
     /// A directory for the files of this lab, readable by everybody.
@@ -184,6 +192,15 @@ impl Host {
     /// Starts words separated by blanks on this host and leaves them running.
     pub(crate) fn spawn(&self, words: &str) -> Program {
         Program::spawn(&mut self.split(words))
+    }
+
+    /// Starts a thread of this process whose sockets are this host's.
+    pub(crate) fn spawn_thread<T: Send + 'static>(&self, run: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let namespace = std::fs::File::open(format!("/run/netns/{}", self.namespace())).unwrap();
+        std::thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            run()
+        })
     }
 
     /// Starts a program of `tests/lab/programs` and waits until it says that it is ready.

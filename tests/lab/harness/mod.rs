@@ -19,10 +19,12 @@
 
 mod agent;
 mod capture;
+mod crowd;
 mod echoes;
 mod host;
 mod internet;
 mod link;
+mod load;
 mod nat;
 mod process;
 mod router;
@@ -32,10 +34,12 @@ mod upnpd;
 
 pub(crate) use agent::{Agent, PROGRAM, Pair, document, error_code, trust, wait_until_asked, wait_until_trust};
 pub(crate) use capture::Capture;
+pub(crate) use crowd::{Crowd, ticket_of};
 pub(crate) use echoes::{Echoes, answers, longest_gap};
 pub(crate) use host::{Host, Lab};
 pub(crate) use internet::{Internet, Place};
 pub(crate) use link::{Link, Shape};
+pub(crate) use load::Load;
 pub(crate) use nat::Nat;
 pub(crate) use process::{Finished, Program, run};
 use router::Router;

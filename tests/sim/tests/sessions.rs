@@ -83,7 +83,12 @@ fn a_session_answered_after_a_long_silence_is_as_good_as_any() {
 fn idle_agents_sleep() {
     let mut world = World::new(2);
     world.trust(0, 1);
-    world.advance(SECOND * 600);
+    world.advance(SECOND * 10);
+    // Each wakes up for a probe every ten seconds while it may still be wanted, for what that brings, and every second
+    // for its session.
+    let wakeups = world.advance(SECOND * 60);
+    assert!(wakeups < 400, "two agents without traffic woke up {wakeups} times in a minute");
+    world.advance(SECOND * 530);
     let wakeups = world.advance(SECOND * 3600);
     assert_eq!(wakeups, 0, "two idle agents woke up {wakeups} times in an hour");
 }
