@@ -28,11 +28,10 @@ fn lines_of_shell_are_taken_apart() {
     assert_eq!(prompt("alice$ agentnet id"), Some(("alice", false, "agentnet id")));
     assert_eq!(prompt("# id"), Some(("", true, "id")));
     assert_eq!((prompt("pong from bob"), prompt("  id  x")), (None, None));
-    let document = Document {
-        name: "a.md".into(),
-        text: "x\n```console\n$ one \\\n    two\nsaid\nbob# three\n```\n".into(),
-    };
-    let found: Vec<_> = document.commands().into_iter().map(|command| (command.place, command.root, command.text)).collect();
+    let document =
+        Document { name: "a.md".into(), text: "x\n```console\n$ one \\\n    two\nsaid\nbob# three\n```\n".into() };
+    let found: Vec<_> =
+        document.commands().into_iter().map(|command| (command.place, command.root, command.text)).collect();
     assert_eq!(found, [("a.md:3".into(), false, "one two".into()), ("a.md:6".into(), true, "three".into())]);
 }
 
@@ -42,9 +41,9 @@ fn every_block_says_what_it_is() {
         for (line, language, lines) in document.blocks() {
             let place = format!("{}:{line}", document.name);
             assert!(LANGUAGES.contains(&language), "{place}: a block is one of {LANGUAGES:?}, not {language:?}");
-            let hidden = lines.iter().find(|line| {
-                language != "console" && (prompt(line).is_some() || line.trim().starts_with("agentnet "))
-            });
+            let hidden = lines
+                .iter()
+                .find(|line| language != "console" && (prompt(line).is_some() || line.trim().starts_with("agentnet ")));
             assert_eq!(hidden, None, "{place}: commands stand in blocks marked console");
         }
         let outside = without_blocks(&document);
@@ -65,8 +64,15 @@ fn every_agentnet_line_parses() {
             }
         }
         // Between backticks, forms are shown: values may be placeholders, and arguments may be left out.
-        let forms = [ErrorKind::MissingRequiredArgument, ErrorKind::MissingSubcommand, ErrorKind::ValueValidation];
-        for span in document.prose().split('`').skip(1).step_by(2) {
+        let forms = [
+            ErrorKind::MissingRequiredArgument,
+            ErrorKind::MissingSubcommand,
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+            ErrorKind::ValueValidation,
+        ];
+        // Labels of the protocol look alike.
+        let prose = document.prose();
+        for span in prose.split('`').skip(1).step_by(2).filter(|span| !span.ends_with(" v1")) {
             for words in simple_commands(span).iter().filter(|words| words.len() > 1 && words[0] == "agentnet") {
                 assert_eq!(parse(words, &forms), Ok(()), "{}: `{span}`", document.name);
             }
@@ -84,7 +90,8 @@ fn what_the_lab_cannot_run_is_there() {
         }
     }
     for entry in ELSEWHERE {
-        let used = all.iter().any(|command| command.elsewhere().is_some_and(|(other, _)| other.program == entry.program));
+        let used =
+            all.iter().any(|command| command.elsewhere().is_some_and(|(other, _)| other.program == entry.program));
         assert!(used, "no document has a command with {}, which is not run because {}", entry.program, entry.why);
     }
     for document in documents() {
@@ -132,9 +139,13 @@ fn the_guide_has_every_reason_and_warning() {
         let codes: Vec<&str> = parts
             .windows(2)
             .step_by(2)
-            .filter(|pair| before.iter().any(|before| pair[0].trim_end_matches([' ', '\n']).ends_with(before.trim_end())))
+            .filter(|pair| {
+                before.iter().any(|before| pair[0].trim_end_matches([' ', '\n']).ends_with(before.trim_end()))
+            })
             .map(|pair| pair[1])
-            .filter(|text| text.contains('_') && text.chars().all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit()))
+            .filter(|text| {
+                text.contains('_') && text.chars().all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit())
+            })
             .collect();
         assert!(!codes.is_empty(), "no code was found in {file}");
         let missing: Vec<&&str> = codes.iter().filter(|code| !guide.contains(&format!("`{code}`"))).collect();

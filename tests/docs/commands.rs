@@ -48,7 +48,11 @@ pub(crate) const ELSEWHERE: &[Elsewhere] = &[
     Elsewhere { program: "scripts/", why: "builds, and runs for minutes", check: check_script },
     Elsewhere { program: "apt", why: "scripts/package-test does it, in a Debian of its own", check: check_package },
     Elsewhere { program: "tar", why: "the archive is what scripts/package makes", check: check_archive },
-    Elsewhere { program: "brew", why: "there is no Homebrew in the lab", check: |_| is_there("packaging/homebrew/agentnet.rb") },
+    Elsewhere {
+        program: "brew",
+        why: "there is no Homebrew in the lab",
+        check: |_| is_there("packaging/homebrew/agentnet.rb"),
+    },
     Elsewhere { program: "podman", why: "there is no container engine in the lab", check: check_container },
     Elsewhere { program: "systemctl", why: "no systemd runs in the lab", check: check_unit },
     Elsewhere { program: "journalctl", why: "no systemd runs in the lab", check: check_unit },
