@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::output::{Failure, Output};
 use crate::api::ExitStatus;
@@ -110,6 +110,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     })
 }
 
+/// The command line as it is defined: documentation is compared with it.
+#[must_use]
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
 fn run(command: &Command, global: &Global, out: &mut Output) -> Result<(), Failure> {
     match command {
         Command::Up(args) => up::run(args, global, out),
@@ -137,10 +143,8 @@ fn exit_code(status: ExitStatus) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     #[test]
     fn the_definition_is_consistent() {
-        super::Cli::command().debug_assert();
+        super::definition().debug_assert();
     }
 }
