@@ -39,6 +39,9 @@ pub(super) struct AgentArgs {
     /// Whether to ask the default gateway to let others in, by PCP, NAT-PMP or UPnP: on or off [default: on]
     #[arg(long, value_name = "on|off")]
     port_mapping: Option<String>,
+    /// Where Prometheus reads metrics: ADDR:PORT, a port of 127.0.0.1, or off [default: off]
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics_listen: Option<String>,
     #[command(flatten)]
     file: FileArgs,
 }
@@ -75,6 +78,7 @@ impl AgentArgs {
         set(Key::Discovery, self.discovery.iter().cloned().collect());
         set(Key::Ipv4Range, self.ipv4_range.iter().cloned().collect());
         set(Key::PortMapping, self.port_mapping.iter().cloned().collect());
+        set(Key::MetricsListen, self.metrics_listen.iter().cloned().collect());
         Ok(settings)
     }
 
@@ -99,6 +103,7 @@ impl AgentArgs {
             ("--discovery", &self.discovery),
             ("--ipv4-range", &self.ipv4_range),
             ("--port-mapping", &self.port_mapping),
+            ("--metrics-listen", &self.metrics_listen),
         ] {
             if let Some(value) = value {
                 add(flag, value.as_ref());
@@ -368,6 +373,7 @@ mod tests {
             "--discovery=none",
             "--ipv4-range=10.0.0.0/8",
             "--port-mapping=off",
+            "--metrics-listen=9464",
             "--rendezvous=x",
             "--rendezvous=--y",
             "--config=/etc/a b.toml",

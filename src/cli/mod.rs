@@ -24,6 +24,7 @@ mod human;
 mod id;
 mod load;
 mod man;
+mod metrics;
 mod netcheck;
 mod output;
 mod peers;
@@ -89,6 +90,7 @@ enum Command {
     Trust(trust::Args),
     Peers(peers::Args),
     Config(config::Args),
+    Metrics(metrics::Args),
     Completion(completion::Args),
     #[command(hide = true)]
     Man(man::Args),
@@ -125,6 +127,7 @@ fn run(command: &Command, global: &Global, out: &mut Output) -> Result<(), Failu
         Command::Trust(args) => trust::run(args, global, out),
         Command::Peers(args) => peers::run(args, global, out),
         Command::Config(args) => config::run(args, global, out),
+        Command::Metrics(args) => metrics::run(args, global, out),
         Command::Completion(args) => completion::run(args, out),
         Command::Man(args) => man::run(args, out),
         Command::Version(args) => version::run(args, out),

@@ -35,6 +35,9 @@ pub(super) struct Args {
     /// What each client may send through the relay, Mbit/s, 1 to 34000 [default: no limit]
     #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(1..=34_000))]
     relay_rate: Option<u32>,
+    /// Where Prometheus reads metrics (GET /metrics), such as 127.0.0.1:9464 [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics_listen: Option<SocketAddr>,
 }
 
 /// Something that is done or not.
@@ -56,6 +59,7 @@ pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), 
         public: args.public.clone(),
         relay: args.relay == Switch::On,
         relay_rate: args.relay_rate.map(|mbit| mbit.saturating_mul(BYTES_PER_MBIT)),
+        metrics_listen: args.metrics_listen,
         state_dir,
     })?;
     out.result(server.ready(), |page| writeln!(page, "{}", server.ready().reference))?;

@@ -13,9 +13,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::control_socket::{Ask, Request};
 use super::host::{default_gateway, transport_addresses};
+use super::metrics_listener::AgentMetrics;
 use super::now;
 use super::packet_threads::Shared;
 use super::port_mapping::PortMapper;
+use super::reading::{agent_reading, process_reading};
 use super::resolver::{Resolved, Resolver};
 use super::service_manager::ServiceManager;
 use super::sleep_detector::SleepDetector;
@@ -26,6 +28,7 @@ use crate::api::{
 };
 use crate::config::{Config, Key};
 use crate::forwarding::{Notice, StrangerDatagram};
+use crate::metrics::AgentReading;
 use crate::node::{Command, Event, Input, Node, Output, Reply};
 use crate::time::{Now, Time};
 
@@ -58,6 +61,8 @@ pub(super) struct Own {
     pub(super) tun: u32,
     /// What was wrong from the start.
     pub(super) health: Vec<HealthEntry>,
+    /// Where they are read over TCP.
+    pub(super) metrics: AgentMetrics,
     /// Has been told that the agent is ready.
     pub(super) service_manager: ServiceManager,
 }
@@ -116,6 +121,7 @@ impl EventLoop {
     pub(super) async fn run(&mut self, mut queues: Queues, network: &Network) -> Result<(), Error> {
         let mut signals = Signals::new()?;
         self.port_mapping = queues.port_mapping.borrow().clone();
+        self.own.metrics.listen(self.own.config.metrics_listen.value).await;
         let stop = loop {
             self.drain();
             if let Some(stop) = self.step(&mut queues, &mut signals, network).await {
@@ -350,6 +356,7 @@ impl EventLoop {
             Ask::TrustRevoke(peer) => self.command(now, Command::TrustRevoke(peer)),
             Ask::Ping(request) => return self.ping(now, request, answer),
             Ask::Netcheck => return self.command_later(now, answer, |token| Command::Netcheck { token }),
+            Ask::Metrics => Ok(Value::String(self.reading(now).text())),
             Ask::Down => Ok(Value::Null),
         };
         // The caller may have gone.
@@ -435,6 +442,12 @@ impl EventLoop {
         }
     }
 
+    /// What Prometheus is told.
+    fn reading(&self, now: Now) -> AgentReading {
+        let health = self.health().into_iter().map(|entry| entry.code);
+        agent_reading(process_reading(now.time.since(self.started_at)), &self.shared.counters, &self.node, now, health)
+    }
+
     fn health(&self) -> Vec<HealthEntry> {
         let mut health = self.own.health.clone();
         if let Some(why) = &self.store_error {
@@ -451,6 +464,7 @@ impl EventLoop {
                 hint: "connect it to a network".to_owned(),
             });
         }
+        health.extend(self.own.metrics.health());
         health
     }
 

@@ -17,6 +17,7 @@ use super::event_loop::{EventLoop, Own, Queues};
 use super::host::{
     OverlayRoutes, default_gateway, free_ipv4_range, interface_mtu, overlay_routes, transport_addresses,
 };
+use super::metrics_listener::AgentMetrics;
 use super::packet_threads::{NOTICE_QUEUE, PacketThreads, STRANGER_QUEUE, Shared};
 use super::port_mapping::{PortMapper, switched_off};
 use super::resolver::Resolver;
@@ -157,7 +158,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         strangers,
         ended,
     };
-    let _control_socket = ControlSocket::serve(&config.socket.value, requests).await?;
+    let _control_socket = ControlSocket::serve(&config.socket.value, requests.clone()).await?;
     let threads = PacketThreads::start(&shared, || host.tun.queue())
         .map_err(|error| interface_failed(&format!("the packet threads cannot be started: {error}")))?;
     let started = Started {
@@ -178,6 +179,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         mtu: host.mtu,
         tun: host.tun.index(),
         health: start.health,
+        metrics: AgentMetrics::new(requests),
         service_manager,
     };
     let mut event_loop = EventLoop::new(node, start.store, shared, resolver, port_mapper, own);

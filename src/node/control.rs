@@ -126,6 +126,9 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.relation.consent_received(now.unix_s(), consent) {
             tracing::info!(peer = %id.short(), consent, "the peer's consent changed");
+            if !consent {
+                self.counters.trust_withdrawn.increment();
+            }
             self.trust_changed(now, id);
         }
     }

@@ -215,6 +215,9 @@ impl Node {
         peer.note_candidates(usable, std::iter::once(source).chain(introduction.candidates));
         let after = peer.relation.state(now.unix_s());
         self.counters.introductions.increment();
+        if (before, after) == (TrustState::None, TrustState::Pending) {
+            self.counters.trust_asked.increment();
+        }
         if (before, after) != (TrustState::Pending, TrustState::Pending) {
             tracing::info!(peer = %id.short(), state = after.as_str(), "introduction received");
         }

@@ -88,8 +88,11 @@ impl Node {
         let Some(route) = self.authenticated_on(now, id, path) else { return };
         let is_own = self.local_addresses.contains(&observed.ip()) && observed.port() == self.port;
         let is_local = is_own && path.relay.is_none() && is_private(path.endpoint.ip());
+        let counters = Arc::clone(&self.counters);
         let Some(link) = self.link_mut(id) else { return };
-        link.paths.probe_answered(now.time, token, route, is_local);
+        if let Some(round_trip) = link.paths.probe_answered(now.time, token, route, is_local) {
+            counters.round_trips.observe(route.is_relayed(), round_trip);
+        }
         link.mtus.probe_answered(now.time, token, length);
         self.carry_out_paths(now, id);
     }

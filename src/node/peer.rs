@@ -343,7 +343,10 @@ impl Node {
         let unix_s = now.unix_s();
         let state = peer.relation.state(unix_s);
         let admitted = peer.relation.admits_session(unix_s);
-        peer.trusted = state == TrustState::Trusted;
+        let was_trusted = std::mem::replace(&mut peer.trusted, state == TrustState::Trusted);
+        if was_trusted && state == TrustState::None {
+            self.counters.trust_expired.increment();
+        }
         peer.apply_grant();
         let expires = peer
             .relation
@@ -518,6 +521,9 @@ impl Node {
                 self.counters.tx_bytes.add(len);
                 if let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) {
                     link.shared.counters.tx_bytes.fetch_add(len, Ordering::Relaxed);
+                    if link.shared.path.load().as_ref().is_some_and(|path| path.relay.is_some()) {
+                        self.counters.tx_relayed_bytes.add(len);
+                    }
                 }
             } else {
                 self.counters.drop_out_no_session.increment();

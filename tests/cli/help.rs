@@ -22,6 +22,7 @@ const COMMANDS: &[&str] = &[
     "config",
     "config show",
     "config check",
+    "metrics",
     "completion",
     "version",
 ];

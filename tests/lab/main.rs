@@ -20,6 +20,7 @@ mod itself;
 mod layouts;
 mod leftovers;
 mod matrix;
+mod metrics;
 mod netcheck;
 mod offload;
 mod outages;
