@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agentnet_platform::network::{Network, NetworkEvent};
 use agentnet_platform::udp::{DatagramSocket, LocalEnd, SocketId};
+use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::control_socket::{Ask, Request};
 use super::host::{default_gateway, transport_addresses};
+use super::host_health::{range_conflict, taken_from_range};
 use super::metrics_listener::AgentMetrics;
 use super::now;
 use super::packet_threads::Shared;
@@ -78,6 +80,8 @@ pub(super) struct EventLoop {
     port_mapping: PortMappingCheck,
     own: Own,
     started_at: Time,
+    /// What took addresses of the range of IPv4 aliases since the start.
+    range_conflict: Option<IpNet>,
     /// Why the disk did not take the last change.
     store_error: Option<String>,
     store_retry: Option<Time>,
@@ -110,6 +114,7 @@ impl EventLoop {
             port_mapping: PortMappingCheck::default(),
             own,
             started_at: now().time,
+            range_conflict: None,
             store_error: None,
             store_retry: None,
             waiting: HashMap::new(),
@@ -230,6 +235,8 @@ impl EventLoop {
         }
         match network.layout().await {
             Ok(layout) => {
+                let range = self.node.ipv4_range();
+                self.range_conflict = range.and_then(|range| taken_from_range(&layout, range, self.own.tun));
                 let addresses = transport_addresses(&layout);
                 self.node.handle_input(now(), Input::AddressesChanged(addresses));
                 if let Some(port_mapper) = &self.port_mapper {
@@ -437,18 +444,18 @@ impl EventLoop {
             },
             rendezvous: self.node.rendezvous_statuses(),
             peers: self.node.peer_statuses(now),
-            health: self.health(),
+            health: self.health(now),
             drops: counters.drops(),
         }
     }
 
     /// What Prometheus is told.
     fn reading(&self, now: Now) -> AgentReading {
-        let health = self.health().into_iter().map(|entry| entry.code);
+        let health = self.health(now).into_iter().map(|entry| entry.code);
         agent_reading(process_reading(now.time.since(self.started_at)), &self.shared.counters, &self.node, now, health)
     }
 
-    fn health(&self) -> Vec<HealthEntry> {
+    fn health(&self, now: Now) -> Vec<HealthEntry> {
         let mut health = self.own.health.clone();
         if let Some(why) = &self.store_error {
             health.push(HealthEntry {
@@ -464,6 +471,8 @@ impl EventLoop {
                 hint: "connect it to a network".to_owned(),
             });
         }
+        health.extend(self.node.health(now));
+        health.extend(self.range_conflict.map(range_conflict));
         health.extend(self.own.metrics.health());
         health
     }

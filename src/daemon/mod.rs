@@ -13,6 +13,7 @@
 mod control_socket;
 mod event_loop;
 mod host;
+mod host_health;
 mod listener;
 mod metrics_listener;
 mod packet_threads;

@@ -17,6 +17,7 @@ use super::event_loop::{EventLoop, Own, Queues};
 use super::host::{
     OverlayRoutes, default_gateway, free_ipv4_range, interface_mtu, overlay_routes, transport_addresses,
 };
+use super::host_health::small_buffers;
 use super::metrics_listener::AgentMetrics;
 use super::packet_threads::{NOTICE_QUEUE, PacketThreads, STRANGER_QUEUE, Shared};
 use super::port_mapping::{PortMapper, switched_off};
@@ -94,6 +95,7 @@ impl Host {
         }
         let layout = network.layout().await.map_err(|error| network_error(&error))?;
         let sockets = Arc::new(bind(config, &start.loaded, &mut start.health)?);
+        start.health.extend(small_buffers(sockets.buffers(), SOCKET_BUFFER));
         start.changes.port(sockets.port());
         let range = choose_range(config, &start.loaded, &layout, &mut start.health)?;
         if let Some(range) = range {

@@ -15,13 +15,14 @@
 //! The life of one peer is `peer`. Handshakes with it are in `handshake`, first contact in `introduction`, messages
 //! inside the session in `control`, its paths in `paths`, `mtu`, `relays`, `candidates` and `hard_nat`. Sessions with
 //! rendezvous servers are in `servers`, how this host looks from outside in `netcheck`. What users ask for is in `commands`,
-//! what they are told in `report`.
+//! what they are told in `report` and `health`.
 
 mod candidates;
 mod commands;
 mod control;
 mod handshake;
 mod hard_nat;
+mod health;
 mod introduction;
 pub mod limits;
 mod mtu;
@@ -314,6 +315,12 @@ impl Node {
     #[must_use]
     pub fn ipv4(&self) -> Option<Ipv4Addr> {
         self.aliases.as_ref().map(AliasTable::own)
+    }
+
+    /// The range of this host's aliases.
+    #[must_use]
+    pub fn ipv4_range(&self) -> Option<ipnet::Ipv4Net> {
+        self.aliases.as_ref().map(AliasTable::range)
     }
 
     /// Takes what happened. Drain the outputs afterwards.

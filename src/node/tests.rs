@@ -33,7 +33,7 @@ pub(crate) fn stored_for_tests(key: &IdentityKey) -> StoredPeer {
     }
 }
 
-fn node(peers: Vec<StoredPeer>) -> Node {
+pub(super) fn node(peers: Vec<StoredPeer>) -> Node {
     let config = NodeConfig {
         identity: IdentityKey::from_seed([9; 32]),
         tunnel_secret: TunnelSecret::from_bytes([9; 32]),

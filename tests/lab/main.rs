@@ -14,6 +14,7 @@ mod harness;
 mod broken_paths;
 mod cold;
 mod control;
+mod health;
 mod idle;
 mod internet;
 mod itself;
