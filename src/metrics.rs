@@ -105,6 +105,8 @@ counters! {
     drop_in_interface,
     /// Notices to the control plane that found its queue full.
     drop_notices,
+    /// Lines that were not logged, as there were too many of a kind.
+    drop_log_lines,
     /// Handshake initiations from keys without trust.
     drop_handshake_stranger,
     /// Handshake initiations over the rate limit.

@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::Global;
-use super::daemon::initialise_log;
 use super::load::host_config;
 use super::output::{Failure, Output};
 use crate::config::Origin;
-use crate::daemon::{Rendezvous, RendezvousOptions};
+use crate::daemon::{Log, Rendezvous, RendezvousOptions};
 
 /// Where a server keeps its state when nothing else is said: apart from an agent on the same host.
 const STATE_DIR: &str = "/var/lib/agentnet-rendezvous";
@@ -49,7 +48,7 @@ enum Switch {
 
 pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), Failure> {
     let config = host_config(global)?;
-    initialise_log(&config)?;
+    Log::start(&config.log_level.value, config.log_format.value, None)?;
     let state_dir = match config.state_dir.origin {
         Origin::Default => PathBuf::from(STATE_DIR),
         _ => config.state_dir.value,

@@ -120,8 +120,8 @@ keys! {
         "address and port where Prometheus reads metrics, or off";
     StateDir "state_dir" Text Some("--state-dir"), "AGENTNET_STATE_DIR", "directory of identity, trust and log";
     Socket "socket" Text Some("--socket"), "AGENTNET_SOCKET", "path of the control socket";
-    LogLevel "log_level" Text None, "AGENTNET_LOG", "error, warn, info, debug, trace, off, or a list of target=level";
-    LogFormat "log_format" Text None, "AGENTNET_LOG_FORMAT", "text or json";
+    LogLevel "log_level" Text Some("--log-level"), "AGENTNET_LOG", "error, warn, info, debug, trace, off, or a list of target=level";
+    LogFormat "log_format" Text Some("--log-format"), "AGENTNET_LOG_FORMAT", "text or json";
     Mtu "mtu" Number None, "AGENTNET_MTU", "MTU of the interface in bytes";
 }
 

@@ -47,6 +47,8 @@ pub(super) enum Ask {
     TrustRevoke(String),
     Ping(PingRequest),
     Netcheck,
+    Reload,
+    Diagnostics,
     /// The answer is text.
     Metrics,
     Down,
@@ -129,6 +131,9 @@ fn router(requests: Requests) -> Router {
         .route("/v1/trust/approve", post(|s, c, Body(b): Body<PeerBody>| change(s, c, Ask::TrustApprove(b.peer))))
         .route("/v1/trust/reject", post(|s, c, Body(b): Body<PeerBody>| change(s, c, Ask::TrustReject(b.peer))))
         .route("/v1/trust/revoke", post(|s, c, Body(b): Body<PeerBody>| change(s, c, Ask::TrustRevoke(b.peer))))
+        // What is logged is not for everybody.
+        .route("/v1/diagnostics", get(|state, caller| change(state, caller, Ask::Diagnostics)))
+        .route("/v1/reload", post(|state, caller| change(state, caller, Ask::Reload)))
         .route("/v1/down", post(|state, caller| change(state, caller, Ask::Down)))
         .fallback(|| async { Failure(usage("there is no such request")) })
         .method_not_allowed_fallback(|| async { Failure(usage("that request is made with another method")) })

@@ -1,5 +1,7 @@
 //! The main thread: what happens goes into the control plane, what it answers is carried out, state first.
 
+mod reload;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +18,6 @@ use super::control_socket::{Ask, Request};
 use super::host::{default_gateway, transport_addresses};
 use super::host_health::{range_conflict, taken_from_range};
 use super::metrics_listener::AgentMetrics;
-use super::now;
 use super::packet_threads::Shared;
 use super::port_mapping::PortMapper;
 use super::reading::{agent_reading, process_reading};
@@ -24,6 +25,7 @@ use super::resolver::{Resolved, Resolver};
 use super::service_manager::ServiceManager;
 use super::sleep_detector::SleepDetector;
 use super::store::{Changes, Store};
+use super::{Surroundings, now};
 use crate::api::{
     Error, ErrorCode, HealthEntry, InterfaceStatus, PingRequest, PortMappingCheck, SelfStatus, Started, Status,
     TicketDocument,
@@ -36,6 +38,8 @@ use crate::time::{Now, Time};
 
 /// What the disk did not take is tried again this often.
 const STORE_RETRY: Duration = Duration::from_secs(5);
+/// Log lines that were left out are told of this often at most.
+const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(10);
 /// Inputs taken in before outputs are carried out: one transaction on disk serves them all.
 const INPUTS_PER_DRAIN: usize = 64;
 /// The longest a ping may wait for its answer.
@@ -65,6 +69,8 @@ pub(super) struct Own {
     pub(super) health: Vec<HealthEntry>,
     /// Where they are read over TCP.
     pub(super) metrics: AgentMetrics,
+    /// What is needed of who started the agent.
+    pub(super) surroundings: Surroundings,
     /// Has been told that the agent is ready.
     pub(super) service_manager: ServiceManager,
 }
@@ -80,6 +86,8 @@ pub(super) struct EventLoop {
     port_mapping: PortMappingCheck,
     own: Own,
     started_at: Time,
+    /// When it was last said that log lines were left out.
+    left_out_told: Time,
     /// What took addresses of the range of IPv4 aliases since the start.
     range_conflict: Option<IpNet>,
     /// Why the disk did not take the last change.
@@ -114,6 +122,7 @@ impl EventLoop {
             port_mapping: PortMappingCheck::default(),
             own,
             started_at: now().time,
+            left_out_told: Time::ZERO,
             range_conflict: None,
             store_error: None,
             store_retry: None,
@@ -133,6 +142,7 @@ impl EventLoop {
                 break stop;
             }
             self.own.service_manager.alive(now().time);
+            self.tell_left_out(now().time);
         };
         self.own.service_manager.stopping();
         self.node.shut_down(now());
@@ -157,7 +167,13 @@ impl EventLoop {
         // Fair: whatever one peer or caller keeps busy, the others are served.
         tokio::select! {
             Some(why) = queues.ended.recv() => return Some(Stop::Failed(why)),
-            () = signals.terminated() => return Some(Stop::Asked),
+            stop = signals.received() => {
+                if stop {
+                    return Some(Stop::Asked);
+                }
+                // What is wrong is in the log.
+                let _ = self.reload().await;
+            }
             Some(notice) = queues.notices.recv() => {
                 self.node.handle_input(now(), Input::Notice(notice));
                 for _ in 1..INPUTS_PER_DRAIN {
@@ -174,7 +190,10 @@ impl EventLoop {
                     let _ = request.answer.send(Ok(json!({ "stopping": true })));
                     return Some(Stop::Asked);
                 }
-                self.answer(request);
+                match request.ask {
+                    Ask::Reload | Ask::Diagnostics => self.answer_with_time(request, network).await,
+                    _ => self.answer(request),
+                }
             }
             Some(event) = queues.network_events.recv() => {
                 let mut matters = self.matters(event);
@@ -203,6 +222,19 @@ impl EventLoop {
             }
         }
         None
+    }
+
+    /// A log that leaves something out says so.
+    fn tell_left_out(&mut self, now: Time) {
+        if now.since(self.left_out_told) < LEFT_OUT_INTERVAL {
+            return;
+        }
+        let lines = self.own.surroundings.log.take_left_out();
+        if lines > 0 {
+            self.left_out_told = now;
+            self.shared.counters.drop_log_lines.add(lines);
+            tracing::warn!(lines, "log lines were left out: there were too many of a kind");
+        }
     }
 
     fn time_to_wait(&self) -> Option<Duration> {
@@ -364,7 +396,8 @@ impl EventLoop {
             Ask::Ping(request) => return self.ping(now, request, answer),
             Ask::Netcheck => return self.command_later(now, answer, |token| Command::Netcheck { token }),
             Ask::Metrics => Ok(Value::String(self.reading(now).text())),
-            Ask::Down => Ok(Value::Null),
+            // Taken care of where there is time to wait.
+            Ask::Reload | Ask::Diagnostics | Ask::Down => Ok(Value::Null),
         };
         // The caller may have gone.
         let _ = answer.send(result);
@@ -496,10 +529,11 @@ impl EventLoop {
     }
 }
 
-/// The signals that end the agent.
+/// The signals that end the agent, or have it read its configuration.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
@@ -509,13 +543,19 @@ impl Signals {
                 Error::new(ErrorCode::Internal, format!("signals cannot be handled: {error}"), "please report this")
             })
         };
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
     }
 
-    async fn terminated(&mut self) {
+    /// Whether the agent is to end.
+    async fn received(&mut self) -> bool {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => true,
+            _ = self.interrupt.recv() => true,
+            _ = self.hang_up.recv() => false,
         }
     }
 }

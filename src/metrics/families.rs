@@ -124,7 +124,7 @@ pub(super) fn agent_drops(counters: &Counters) -> impl Iterator<Item = (&'static
             (Some(("in", rest)), _) => ("in", rest, value),
             (Some(("out", rest)), _) => ("out", rest, value),
             // The control plane's own tables.
-            (_, "notices" | "servers_full") => ("inside", reason, value),
+            (_, "notices" | "servers_full" | "log_lines") => ("inside", reason, value),
             _ => ("in", reason, value),
         })
     })

@@ -35,7 +35,7 @@ impl Node {
             // A newer peer may say more than this version understands.
             Err(ControlError::UnknownType(_)) => return,
             Err(error) => {
-                tracing::debug!(peer = %id.short(), %error, "control message not understood");
+                tracing::debug!(peer = %id.short(), conn = self.conn(id), %error, "control message not understood");
                 return self.counters.drop_control_invalid.increment();
             }
         };
@@ -134,7 +134,7 @@ impl Node {
     }
 
     fn handle_goodbye(&mut self, now: Now, id: AgentId, reason: GoodbyeReason) {
-        tracing::info!(peer = %id.short(), ?reason, "goodbye");
+        tracing::info!(peer = %id.short(), conn = self.conn(id), ?reason, "goodbye");
         if reason == GoodbyeReason::ConsentWithdrawn {
             self.handle_consent(now, id, false);
         }

@@ -29,6 +29,7 @@ mod mtu;
 mod netcheck;
 mod paths;
 mod peer;
+mod reconfigure;
 mod relays;
 mod report;
 mod resolve;
@@ -208,6 +209,8 @@ pub struct Node {
     servers: BTreeMap<AgentId, Server>,
     /// Of the list of transport addresses peers were told last.
     candidates_sequence: u64,
+    /// Connections begun: the last one's number.
+    connections: u64,
     by_tunnel_key: HashMap<TunnelPublic, AgentId>,
     indices: IndexTable<AgentId>,
     timers: Timers,
@@ -263,6 +266,7 @@ impl Node {
             peers: BTreeMap::new(),
             servers: BTreeMap::new(),
             candidates_sequence: now.unix_ms.max(1),
+            connections: 0,
             by_tunnel_key: HashMap::new(),
             indices: IndexTable::new(),
             timers: Timers::default(),

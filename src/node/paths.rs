@@ -111,7 +111,9 @@ impl Node {
                     }
                     self.renew_channels(now, id);
                 }
-                Some(PathOutput::Lost) => tracing::debug!(peer = %id.short(), "no path answers"),
+                Some(PathOutput::Lost) => {
+                    tracing::debug!(peer = %id.short(), conn = self.conn(id), "no path answers");
+                }
             }
         }
         self.carry_out_mtu(now, id);
@@ -147,7 +149,8 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let news = !route.is_relayed() && peer.note_address(usable, path.endpoint);
         let Some(link) = &mut peer.link else { return };
-        tracing::debug!(peer = %id.short(), endpoint = %path.endpoint, relayed = route.is_relayed(), "path chosen");
+        let conn = link.conn;
+        tracing::debug!(peer = %id.short(), conn, endpoint = %path.endpoint, relayed = route.is_relayed(), "path chosen");
         link.shared.path.store(Some(Arc::new(path)));
         link.mtus.primary_chosen(now.time, route);
         link.path_since = Some(now.time);
@@ -196,11 +199,23 @@ fn is_private(ip: IpAddr) -> bool {
 }
 
 impl Link {
-    /// There is a wish to talk.
-    pub(super) fn begin_wanting(&mut self, now: Time) {
-        self.wanted_since.get_or_insert(now);
+    /// There is a wish to talk. Without a session it is that of a new connection, which takes the next number of
+    /// `connections`: every line of the log that is about it has that.
+    pub(super) fn begin_wanting(&mut self, now: Time, connections: &mut u64) {
+        if self.wanted_since.is_none() {
+            self.wanted_since = Some(now);
+            self.begin_connection(now, connections);
+        }
         if self.paths.primary().is_none_or(Route::is_relayed) {
             self.connecting_since.get_or_insert(now);
+        }
+    }
+
+    /// The connection that is about to be is a new one, unless there is a session: that goes on with other keys.
+    pub(super) fn begin_connection(&mut self, now: Time, connections: &mut u64) {
+        if !self.shared.tunnel.lock().has_session(now) {
+            *connections += 1;
+            self.conn = *connections;
         }
     }
 

@@ -97,6 +97,8 @@ pub(super) struct Link {
     pub(super) shared: Arc<SharedPeer>,
     /// Packets that wait for the session. At most [`WAITING_PACKETS`], counted in [`SharedPeer`].
     pub(super) queue: VecDeque<Vec<u8>>,
+    /// Number of the connection, in the log; 0 before the first.
+    pub(super) conn: u64,
     /// When the current wish to talk began.
     pub(super) wanted_since: Option<Time>,
     /// When it began while there was no direct path; there is none yet.
@@ -304,6 +306,11 @@ impl Node {
         }
     }
 
+    /// Number of the connection with a peer, in the log; 0 where there is none.
+    pub(super) fn conn(&self, id: AgentId) -> u64 {
+        self.peers.get(&id).and_then(|peer| peer.link.as_ref()).map_or(0, |link| link.conn)
+    }
+
     pub(super) fn link_mut(&mut self, id: AgentId) -> Option<&mut Link> {
         self.peers.get_mut(&id)?.link.as_mut()
     }
@@ -393,6 +400,7 @@ impl Node {
             key,
             shared: Arc::new(SharedPeer::new(tunnel)),
             queue: VecDeque::new(),
+            conn: 0,
             wanted_since: None,
             connecting_since: None,
             established: None,
@@ -501,7 +509,7 @@ impl Node {
         } else {
             link.queue.push_back(packet);
         }
-        link.begin_wanting(now.time);
+        link.begin_wanting(now.time, &mut self.connections);
         if ready {
             self.flush_queue(now, id);
         } else {

@@ -51,7 +51,7 @@ pub(super) fn node(peers: Vec<StoredPeer>) -> Node {
     Node::new(now(), config).unwrap()
 }
 
-fn now() -> Now {
+pub(super) fn now() -> Now {
     Now { time: Time::ZERO, unix_ms: 1_800_000_000_000 }
 }
 

@@ -12,6 +12,7 @@
 mod harness;
 
 mod broken_paths;
+mod bugreport;
 mod cold;
 mod control;
 mod health;
@@ -29,6 +30,7 @@ mod path_mtu;
 mod port_mapping;
 mod ready;
 mod relay;
+mod reload;
 mod restart;
 mod roaming;
 mod service;

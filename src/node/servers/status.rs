@@ -5,11 +5,19 @@ use std::time::Duration;
 
 use super::Server;
 use crate::api::RendezvousStatus;
-use crate::identity::{AgentRecord, SignedRecord};
+use crate::identity::{AgentId, AgentRecord, RendezvousRef, SignedRecord};
 use crate::node::Node;
 use crate::time::Now;
 
 impl Node {
+    /// There is a new record to register, if there is a session.
+    pub(in crate::node) fn register_anew(&mut self, now: Now, id: AgentId) {
+        if self.servers.get(&id).is_some_and(|server| server.endpoint().is_some()) {
+            self.register(now, id, false);
+            self.server_timer(now, id);
+        }
+    }
+
     /// The servers in use, for `status`.
     #[must_use]
     pub fn rendezvous_statuses(&self) -> Vec<RendezvousStatus> {
@@ -37,6 +45,11 @@ impl Node {
 }
 
 impl Server {
+    /// How it was named.
+    pub(in crate::node) fn reference(&self) -> &RendezvousRef {
+        &self.reference
+    }
+
     /// Where it sees this agent.
     pub(in crate::node) fn observed(&self) -> Option<SocketAddr> {
         self.link.as_ref()?.observed
