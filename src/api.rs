@@ -3,6 +3,7 @@
 //! Requests travel as HTTP over the Unix socket named in [`crate::config`]; every path begins with `/v1/`. A request
 //! that fails is answered with an [`ErrorDocument`] and the HTTP status of its [`ErrorCode`].
 
+mod diagnostics;
 mod netcheck;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::AgentId;
 
+pub use diagnostics::{BugReport, Diagnostics, Missing, NetworkDocument, SettingWithSource, SystemDocument};
 pub use netcheck::{
     FamilyCheck, FilteringWord, MappingProtocol, MappingWord, Netcheck, PortMappingCheck, PortMappingState,
 };
@@ -524,6 +526,15 @@ pub struct ConfigSetting {
     pub value: String,
     /// Where the value came from: `default`, `file`, `environment`, `flag` or `state`.
     pub origin: String,
+}
+
+/// `POST /v1/reload`: what became of the settings that differ from those in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Keys of those that are in force now.
+    pub applied: Vec<String>,
+    /// Keys of those that take a restart.
+    pub needs_restart: Vec<String>,
 }
 
 /// What `agentnet daemon --background` writes to its standard output, one line, when it is ready or cannot start.

@@ -1,18 +1,38 @@
 //! Every counter, one line of documentation each. Counters only grow and start at zero with the process.
+//!
+//! `exposition` makes of them what Prometheus reads.
+
+mod exposition;
+mod families;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::metrics::histogram::Histogram;
+
+pub use exposition::{AgentReading, CONTENT_TYPE, ProcessReading, ServerReading};
+pub use families::{Family, Kind, agent_families, server_families};
 
 macro_rules! counters {
-    ($(#[doc = $table_doc:literal])+ $table:ident: $($(#[doc = $doc:literal])+ $name:ident,)*) => {
+    ($(#[doc = $table_doc:literal])+ $table:ident: $($(#[doc = $doc:literal])+ $name:ident,)*
+     $(; $(#[doc = $more_doc:literal])+ $more:ident: $type:ty,)*) => {
         $(#[doc = $table_doc])+
         #[derive(Debug, Default)]
-        pub struct $table { $($(#[doc = $doc])+ pub $name: Counter,)* }
+        pub struct $table {
+            $($(#[doc = $doc])+ pub $name: Counter,)*
+            $($(#[doc = $more_doc])+ pub $more: $type,)*
+        }
 
         impl $table {
             /// Every counter with its name and documentation, in the order of this file.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
                 [$((stringify!($name), concat!($($doc),+).trim_ascii(), self.$name.get()),)*].into_iter()
+            }
+
+            #[cfg(test)]
+            fn all(&self) -> impl Iterator<Item = &Counter> {
+                [$(&self.$name,)*].into_iter()
             }
         }
     };
@@ -29,6 +49,10 @@ counters! {
     rx_packets,
     /// Bytes of those packets.
     rx_bytes,
+    /// Those of the bytes sent that went through a relay.
+    tx_relayed_bytes,
+    /// Those of the bytes received that came through a relay.
+    rx_relayed_bytes,
     /// Datagrams received.
     rx_datagrams,
     /// Datagrams handed to the kernel.
@@ -81,6 +105,8 @@ counters! {
     drop_in_interface,
     /// Notices to the control plane that found its queue full.
     drop_notices,
+    /// Lines that were not logged, as there were too many of a kind.
+    drop_log_lines,
     /// Handshake initiations from keys without trust.
     drop_handshake_stranger,
     /// Handshake initiations over the rate limit.
@@ -121,6 +147,23 @@ counters! {
     introductions_sent,
     /// Introductions of one peer passed on to another.
     introductions_passed_on,
+    /// Agents that this agent's user asked for trust.
+    trust_requested,
+    /// Agents that asked this one for trust.
+    trust_asked,
+    /// Requests for trust that this agent's user approved.
+    trust_approved,
+    /// Requests for trust that this agent's user rejected.
+    trust_rejected,
+    /// Trust that this agent's user revoked.
+    trust_revoked,
+    /// Trust that the other side took back.
+    trust_withdrawn,
+    /// Trust that ran out.
+    trust_expired,
+    ;
+    /// Round trips of probes.
+    round_trips: RoundTrips,
 }
 
 counters! {
@@ -253,6 +296,30 @@ impl Counter {
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Upper bounds of the buckets for round trips, seconds: from one host to the next, to around the world over a bad line.
+const ROUND_TRIP_BOUNDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+
+/// Round trips of probes, by the way the answer took. One thread adds to them, some times a second.
+#[derive(Debug, Clone)]
+pub struct RoundTrips {
+    direct: Histogram,
+    relayed: Histogram,
+}
+
+impl Default for RoundTrips {
+    fn default() -> Self {
+        Self { direct: Histogram::new(ROUND_TRIP_BOUNDS), relayed: Histogram::new(ROUND_TRIP_BOUNDS) }
+    }
+}
+
+impl RoundTrips {
+    /// Adds one.
+    pub fn observe(&self, relayed: bool, round_trip: Duration) {
+        let histogram = if relayed { &self.relayed } else { &self.direct };
+        histogram.observe(round_trip.as_secs_f64());
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use agentnet::api::ErrorCode;
 use agentnet::config::Key;
-use agentnet::metrics::{Counters, ServerCounters};
+use agentnet::metrics::{Counters, Family, ServerCounters, agent_families, server_families};
 
 /// The tables begin and end with these lines.
 const MARKS: (&str, &str) = ("<!-- made by tests/reference.rs -->", "<!-- end -->");
@@ -36,7 +36,16 @@ fn tables() -> Vec<String> {
     for (name, explanation, _) in ServerCounters::default().iter() {
         writeln!(server, "| `{name}` | {explanation} |").unwrap();
     }
-    vec![errors, settings, drops, server]
+    let metrics = [families(&agent_families()), families(&server_families())];
+    [errors, settings, drops, server].into_iter().chain(metrics).collect()
+}
+
+fn families(families: &[Family]) -> String {
+    let mut table = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    for Family { name, kind, labels, help } in families {
+        writeln!(table, "| `{name}` | {} | {labels} | {help} |", kind.as_str()).unwrap();
+    }
+    table
 }
 
 /// The file with its tables replaced by those of the program.

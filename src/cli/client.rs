@@ -64,6 +64,15 @@ impl Client {
         decode(&self.exchange(Method::GET, path, Bytes::new()).await?)
     }
 
+    /// Asks for a text.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub(super) async fn get_text(&self, path: &str) -> Result<String, Error> {
+        let text = self.exchange(Method::GET, path, Bytes::new()).await?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// Hands over a document and takes the answer.
     ///
     /// # Errors

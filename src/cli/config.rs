@@ -22,7 +22,7 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Show every setting that `up` would use with the same flags, and where it came from
-    Show(ShowArgs),
+    Show(Box<ShowArgs>),
     /// Check a configuration file
     Check(CheckArgs),
 }

@@ -40,6 +40,15 @@ pub(super) struct AgentArgs {
     /// Whether to ask the default gateway to let others in, by PCP, NAT-PMP or UPnP: on or off [default: on]
     #[arg(long, value_name = "on|off")]
     port_mapping: Option<String>,
+    /// Where Prometheus reads metrics: ADDR:PORT, a port of 127.0.0.1, or off [default: off]
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics_listen: Option<String>,
+    /// What to log: error, warn, info, debug, trace, off, or a list of target=level [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How log lines look: text or json [default: text]
+    #[arg(long, value_name = "text|json")]
+    log_format: Option<String>,
     #[command(flatten)]
     file: FileArgs,
 }
@@ -76,6 +85,9 @@ impl AgentArgs {
         set(Key::Discovery, self.discovery.iter().cloned().collect());
         set(Key::Ipv4Range, self.ipv4_range.iter().cloned().collect());
         set(Key::PortMapping, self.port_mapping.iter().cloned().collect());
+        set(Key::MetricsListen, self.metrics_listen.iter().cloned().collect());
+        set(Key::LogLevel, self.log_level.iter().cloned().collect());
+        set(Key::LogFormat, self.log_format.iter().cloned().collect());
         Ok(settings)
     }
 
@@ -100,6 +112,9 @@ impl AgentArgs {
             ("--discovery", &self.discovery),
             ("--ipv4-range", &self.ipv4_range),
             ("--port-mapping", &self.port_mapping),
+            ("--metrics-listen", &self.metrics_listen),
+            ("--log-level", &self.log_level),
+            ("--log-format", &self.log_format),
         ] {
             if let Some(value) = value {
                 add(flag, value.as_ref());
@@ -372,6 +387,9 @@ mod tests {
             "--discovery=none",
             "--ipv4-range=10.0.0.0/8",
             "--port-mapping=off",
+            "--metrics-listen=9464",
+            "--log-level=debug",
+            "--log-format=json",
             "--rendezvous=x",
             "--rendezvous=--y",
             "--config=/etc/a b.toml",

@@ -15,6 +15,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use self::output::{Failure, Output};
 use crate::api::ExitStatus;
 
+mod bugreport;
 mod client;
 mod completion;
 mod config;
@@ -24,10 +25,12 @@ mod human;
 mod id;
 mod load;
 mod man;
+mod metrics;
 mod netcheck;
 mod output;
 mod peers;
 mod ping;
+mod reload;
 mod rendezvous;
 mod service;
 mod status;
@@ -89,6 +92,9 @@ enum Command {
     Trust(trust::Args),
     Peers(peers::Args),
     Config(config::Args),
+    Reload(reload::Args),
+    Metrics(metrics::Args),
+    Bugreport(bugreport::Args),
     Completion(completion::Args),
     #[command(hide = true)]
     Man(man::Args),
@@ -131,6 +137,9 @@ fn run(command: &Command, global: &Global, out: &mut Output) -> Result<(), Failu
         Command::Trust(args) => trust::run(args, global, out),
         Command::Peers(args) => peers::run(args, global, out),
         Command::Config(args) => config::run(args, global, out),
+        Command::Reload(args) => reload::run(args, global, out),
+        Command::Bugreport(args) => bugreport::run(args, global, out),
+        Command::Metrics(args) => metrics::run(args, global, out),
         Command::Completion(args) => completion::run(args, out),
         Command::Man(args) => man::run(args, out),
         Command::Version(args) => version::run(args, out),

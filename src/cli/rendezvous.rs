@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::Global;
-use super::daemon::initialise_log;
 use super::load::host_config;
 use super::output::{Failure, Output};
 use crate::config::Origin;
-use crate::daemon::{Rendezvous, RendezvousOptions};
+use crate::daemon::{Log, Rendezvous, RendezvousOptions};
 
 /// Where a server keeps its state when nothing else is said: apart from an agent on the same host.
 const STATE_DIR: &str = "/var/lib/agentnet-rendezvous";
@@ -35,6 +34,9 @@ pub(super) struct Args {
     /// What each client may send through the relay, Mbit/s, 1 to 34000 [default: no limit]
     #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(1..=34_000))]
     relay_rate: Option<u32>,
+    /// Where Prometheus reads metrics (GET /metrics), such as 127.0.0.1:9464 [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics_listen: Option<SocketAddr>,
 }
 
 /// Something that is done or not.
@@ -46,7 +48,7 @@ enum Switch {
 
 pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), Failure> {
     let config = host_config(global)?;
-    initialise_log(&config)?;
+    Log::start(&config.log_level.value, config.log_format.value, None)?;
     let state_dir = match config.state_dir.origin {
         Origin::Default => PathBuf::from(STATE_DIR),
         _ => config.state_dir.value,
@@ -56,6 +58,7 @@ pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), 
         public: args.public.clone(),
         relay: args.relay == Switch::On,
         relay_rate: args.relay_rate.map(|mbit| mbit.saturating_mul(BYTES_PER_MBIT)),
+        metrics_listen: args.metrics_listen,
         state_dir,
     })?;
     out.result(server.ready(), |page| writeln!(page, "{}", server.ready().reference))?;

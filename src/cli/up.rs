@@ -27,13 +27,8 @@ use super::status::show_health_entries;
 use super::{Global, human};
 use crate::api::{ConfigDocument, Error, ErrorCode, Identity, StartReport, Started, Status, display_addresses};
 use crate::config::{Config, DEFAULT_FILE, Key, Origin};
+use crate::daemon::{LOG_FILE, MAX_LOG_BYTES, OLD_LOG_FILE};
 
-/// The log of an agent in the background, inside its state directory.
-const LOG_FILE: &str = "agentnet.log";
-/// Where a log goes that has grown too long, in place of the one before.
-const OLD_LOG_FILE: &str = "agentnet.log.old";
-/// A log longer than this at a start is put aside, bytes.
-const MAX_LOG_BYTES: u64 = 16 << 20;
 /// How long an agent that may be running has to say so.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a process that was told to end may take before it is killed.

@@ -115,6 +115,7 @@ fn example(key: Key) -> &'static str {
         Key::Discovery => "[\"lan\"]",
         Key::Ipv4Range => "\"100.64.0.0/10\"",
         Key::PortMapping => "\"off\"",
+        Key::MetricsListen => "\"127.0.0.1:9464\"",
         Key::StateDir => "\"/var/lib/agentnet\"",
         Key::Socket => "\"/run/agentnet/agentnet.sock\"",
         Key::LogLevel => "\"info\"",

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 mod edit;
@@ -117,10 +118,12 @@ keys! {
     Ipv4Range "ipv4_range" Text Some("--ipv4-range"), "AGENTNET_IPV4_RANGE", "range that IPv4 aliases come from";
     PortMapping "port_mapping" Text Some("--port-mapping"), "AGENTNET_PORT_MAPPING",
         "whether to ask the default gateway to let others in: on or off";
+    MetricsListen "metrics_listen" Text Some("--metrics-listen"), "AGENTNET_METRICS_LISTEN",
+        "address and port where Prometheus reads metrics, or off";
     StateDir "state_dir" Text Some("--state-dir"), "AGENTNET_STATE_DIR", "directory of identity, trust and log";
     Socket "socket" Text Some("--socket"), "AGENTNET_SOCKET", "path of the control socket";
-    LogLevel "log_level" Text None, "AGENTNET_LOG", "error, warn, info, debug, trace, off, or a list of target=level";
-    LogFormat "log_format" Text None, "AGENTNET_LOG_FORMAT", "text or json";
+    LogLevel "log_level" Text Some("--log-level"), "AGENTNET_LOG", "error, warn, info, debug, trace, off, or a list of target=level";
+    LogFormat "log_format" Text Some("--log-format"), "AGENTNET_LOG_FORMAT", "text or json";
     Mtu "mtu" Number None, "AGENTNET_MTU", "MTU of the interface in bytes";
     Queues "queues" Number None, "AGENTNET_QUEUES", "queues of the interface, each with threads of its own";
 }
@@ -312,6 +315,8 @@ pub struct Config {
     pub ipv4_range: Setting<Ipv4Net>,
     /// Whether the default gateway is asked for a port mapping.
     pub port_mapping: Setting<bool>,
+    /// Where Prometheus reads metrics; nowhere when absent. Port 0 is any.
+    pub metrics_listen: Setting<Option<SocketAddr>>,
     /// State directory, an absolute path.
     pub state_dir: Setting<PathBuf>,
     /// Control socket, an absolute path.
@@ -362,6 +367,9 @@ impl Config {
             Key::Ipv4Range => self.ipv4_range.value.to_string(),
             Key::PortMapping if self.port_mapping.value => "on".to_owned(),
             Key::PortMapping => "off".to_owned(),
+            Key::MetricsListen => {
+                self.metrics_listen.value.map_or_else(|| "off".to_owned(), |address| address.to_string())
+            }
             Key::StateDir => self.state_dir.value.display().to_string(),
             Key::Socket => self.socket.value.display().to_string(),
             Key::LogLevel => self.log_level.value.clone(),
@@ -393,6 +401,7 @@ impl Config {
             Key::Discovery => &self.discovery.origin,
             Key::Ipv4Range => &self.ipv4_range.origin,
             Key::PortMapping => &self.port_mapping.origin,
+            Key::MetricsListen => &self.metrics_listen.origin,
             Key::StateDir => &self.state_dir.origin,
             Key::Socket => &self.socket.origin,
             Key::LogLevel => &self.log_level.origin,

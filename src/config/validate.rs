@@ -1,6 +1,6 @@
 //! [`Settings`] to [`Config`]: the meaning of every value.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -59,6 +59,7 @@ pub(super) fn validate(settings: &Settings) -> Result<Config, Invalid> {
         discovery: check.setting(Key::Discovery, Vec::new(), discovery),
         ipv4_range: check.ipv4_range(),
         port_mapping: check.setting(Key::PortMapping, true, one(on_or_off)),
+        metrics_listen: check.setting(Key::MetricsListen, None, one(metrics_listen)),
         state_dir,
         socket,
         log_level: check.setting(Key::LogLevel, DEFAULT_LOG_LEVEL.to_owned(), one(log_level)),
@@ -266,6 +267,23 @@ fn on_or_off(text: &str) -> Result<bool, Refusal> {
     }
 }
 
+/// A port alone is one of loopback: what others are to see must be said.
+fn metrics_listen(text: &str) -> Result<Option<SocketAddr>, Refusal> {
+    if text == "off" {
+        return Ok(None);
+    }
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
+    }
+    match text.parse() {
+        Ok(address) => Ok(Some(address)),
+        Err(_) => refuse(
+            format!("{text:?} is not an address to listen at"),
+            "give ADDR:PORT such as 127.0.0.1:9464, a port of 127.0.0.1, or `off`",
+        ),
+    }
+}
+
 fn absolute_path(text: &str) -> Result<PathBuf, Refusal> {
     let path = Path::new(text);
     if !path.is_absolute() {
@@ -368,6 +386,7 @@ mod tests {
                 "discovery=none default",
                 "ipv4_range=100.64.0.0/10 default",
                 "port_mapping=on default",
+                "metrics_listen=off default",
                 "state_dir=/var/lib/agentnet default",
                 "socket=/run/agentnet/agentnet.sock default",
                 "log_level=info default",
@@ -440,6 +459,9 @@ mod tests {
         assert!(refused(Key::LogLevel, "a=nonsense").message.contains("not a log filter"));
         assert_eq!(refused(Key::LogFormat, "jsn").hint, "did you mean `json`?");
         assert_eq!(refused(Key::PortMapping, "yes").message, "\"yes\" is neither on nor off");
+        for bad in ["", "on", "localhost:9464", "127.0.0.1", "65536", "127.0.0.1:65536"] {
+            assert!(refused(Key::MetricsListen, bad).message.contains("not an address to listen at"), "{bad}");
+        }
         assert_eq!(refused(Key::Discovery, "lna").hint, "did you mean `lan`?");
         assert!(refused(Key::Discovery, "none,lan").message.contains("beside others"));
         assert!(refused(Key::Rendezvous, "example.org:1").message.contains("names no rendezvous server"));
@@ -462,6 +484,12 @@ mod tests {
         assert_eq!(config.mtu.value, Some(MIN_MTU));
         assert_eq!(config.log_format.value, LogFormat::Json);
         assert!(!config.port_mapping.value);
+        for (text, meant) in
+            [("9464", "127.0.0.1:9464"), ("[::1]:1", "[::1]:1"), ("0.0.0.0:9", "0.0.0.0:9"), ("off", "off")]
+        {
+            let config = Config::from_settings(&flags(&[(Key::MetricsListen, text)])).unwrap();
+            assert_eq!(config.value_text(Key::MetricsListen), meant);
+        }
         assert_eq!(Config::from_settings(&flags(&[(Key::Port, "0")])).unwrap().port.value, None);
         assert_eq!(Config::from_settings(&flags(&[(Key::Mtu, "65472")])).unwrap().mtu.value, Some(MAX_MTU));
     }

@@ -10,6 +10,7 @@ use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
@@ -37,13 +38,19 @@ pub(super) enum Ask {
     Peers,
     Config,
     Why(String),
-    TrustList { pending_only: bool },
+    TrustList {
+        pending_only: bool,
+    },
     TrustRequest(TrustRequestBody),
     TrustApprove(String),
     TrustReject(String),
     TrustRevoke(String),
     Ping(PingRequest),
     Netcheck,
+    Reload,
+    Diagnostics,
+    /// The answer is text.
+    Metrics,
     Down,
 }
 
@@ -54,7 +61,7 @@ pub(super) struct Request {
     pub(super) answer: oneshot::Sender<Result<Value, Error>>,
 }
 
-type Requests = mpsc::Sender<Request>;
+pub(super) type Requests = mpsc::Sender<Request>;
 
 /// The listening socket. Its file goes with it.
 #[derive(Debug)]
@@ -116,6 +123,7 @@ fn router(requests: Requests) -> Router {
         .route("/v1/config", get(|state| ask(state, Ask::Config)))
         .route("/v1/why", get(why))
         .route("/v1/netcheck", get(|state| ask(state, Ask::Netcheck)))
+        .route("/v1/metrics", get(metrics))
         .route("/v1/trust/pending", get(|state| ask(state, Ask::TrustList { pending_only: true })))
         .route("/v1/trust/list", get(|state| ask(state, Ask::TrustList { pending_only: false })))
         .route("/v1/ping", post(|state, Body(body)| ask(state, Ask::Ping(body))))
@@ -123,6 +131,9 @@ fn router(requests: Requests) -> Router {
         .route("/v1/trust/approve", post(|s, c, Body(b): Body<PeerBody>| change(s, c, Ask::TrustApprove(b.peer))))
         .route("/v1/trust/reject", post(|s, c, Body(b): Body<PeerBody>| change(s, c, Ask::TrustReject(b.peer))))
         .route("/v1/trust/revoke", post(|s, c, Body(b): Body<PeerBody>| change(s, c, Ask::TrustRevoke(b.peer))))
+        // What is logged is not for everybody.
+        .route("/v1/diagnostics", get(|state, caller| change(state, caller, Ask::Diagnostics)))
+        .route("/v1/reload", post(|state, caller| change(state, caller, Ask::Reload)))
         .route("/v1/down", post(|state, caller| change(state, caller, Ask::Down)))
         .fallback(|| async { Failure(usage("there is no such request")) })
         .method_not_allowed_fallback(|| async { Failure(usage("that request is made with another method")) })
@@ -140,6 +151,19 @@ async fn why(state: State<Requests>, query: Result<Query<WhyQuery>, QueryRejecti
     ask(state, Ask::Why(query.peer)).await
 }
 
+async fn metrics(State(requests): State<Requests>) -> Result<impl IntoResponse, Failure> {
+    let text = metrics_text(&requests).await.map_err(Failure)?;
+    Ok(([(CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text))
+}
+
+/// What the agent counts, as Prometheus reads it.
+pub(super) async fn metrics_text(requests: &Requests) -> Result<String, Error> {
+    match put(requests, Ask::Metrics).await? {
+        Value::String(text) => Ok(text),
+        _ => Err(Error::new(ErrorCode::Internal, "the metrics are no text", "please report this")),
+    }
+}
+
 /// A request that changes something.
 async fn change(state: State<Requests>, caller: ConnectInfo<Caller>, request: Ask) -> Result<Json<Value>, Failure> {
     caller.0.require_change().await.map_err(Failure)?;
@@ -147,13 +171,16 @@ async fn change(state: State<Requests>, caller: ConnectInfo<Caller>, request: As
 }
 
 async fn ask(State(requests): State<Requests>, ask: Ask) -> Result<Json<Value>, Failure> {
+    put(&requests, ask).await.map(Json).map_err(Failure)
+}
+
+/// Puts a question to the event loop and waits for its answer.
+async fn put(requests: &Requests, ask: Ask) -> Result<Value, Error> {
     let (answer, answered) = oneshot::channel();
     // Waits while the queue is full; the caller's own time limit ends that.
-    let stopping =
-        |_| Failure(Error::new(ErrorCode::NoDaemon, "the agent is stopping", "start it: `sudo agentnet up`"));
-    requests.send(Request { ask, answer }).await.map_err(|_| stopping(()))?;
-    let result = answered.await.map_err(|_| stopping(()))?;
-    result.map(Json).map_err(Failure)
+    let stopping = || Error::new(ErrorCode::NoDaemon, "the agent is stopping", "start it: `sudo agentnet up`");
+    requests.send(Request { ask, answer }).await.map_err(|_| stopping())?;
+    answered.await.map_err(|_| stopping())?
 }
 
 /// A JSON body; what is wrong with it is told as an [`ErrorDocument`].

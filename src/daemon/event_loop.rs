@@ -1,5 +1,7 @@
 //! The main thread: what happens goes into the control plane, what it answers is carried out, state first.
 
+mod reload;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use agentnet_platform::network::{Network, NetworkEvent};
 use agentnet_platform::process::return_free_memory;
 use agentnet_platform::udp::{DatagramSocket, LocalEnd, SocketId};
+use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -14,24 +17,30 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::control_socket::{Ask, Request};
 use super::host::{default_gateway, transport_addresses};
-use super::now;
+use super::host_health::{range_conflict, taken_from_range};
+use super::metrics_listener::AgentMetrics;
 use super::packet_threads::Shared;
 use super::port_mapping::PortMapper;
+use super::reading::{agent_reading, process_reading};
 use super::resolver::{Resolved, Resolver};
 use super::service_manager::ServiceManager;
 use super::sleep_detector::SleepDetector;
 use super::store::{Changes, Store};
+use super::{Surroundings, now};
 use crate::api::{
     Error, ErrorCode, HealthEntry, InterfaceStatus, PingRequest, PortMappingCheck, SelfStatus, Started, Status,
     TicketDocument,
 };
 use crate::config::{Config, Key};
 use crate::forwarding::{Notice, StrangerDatagram};
+use crate::metrics::AgentReading;
 use crate::node::{Command, Event, Input, Node, Output, Reply};
 use crate::time::{Now, Time};
 
 /// What the disk did not take is tried again this often.
 const STORE_RETRY: Duration = Duration::from_secs(5);
+/// Log lines that were left out are told of this often at most.
+const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(10);
 /// Inputs taken in before outputs are carried out: one transaction on disk serves them all.
 const INPUTS_PER_DRAIN: usize = 64;
 /// So long after a session was erased free memory goes back to the operating system, which takes a millisecond: sessions
@@ -62,6 +71,10 @@ pub(super) struct Own {
     pub(super) tun: u32,
     /// What was wrong from the start.
     pub(super) health: Vec<HealthEntry>,
+    /// Where they are read over TCP.
+    pub(super) metrics: AgentMetrics,
+    /// What is needed of who started the agent.
+    pub(super) surroundings: Surroundings,
     /// Has been told that the agent is ready.
     pub(super) service_manager: ServiceManager,
 }
@@ -77,6 +90,10 @@ pub(super) struct EventLoop {
     port_mapping: PortMappingCheck,
     own: Own,
     started_at: Time,
+    /// When it was last said that log lines were left out.
+    left_out_told: Time,
+    /// What took addresses of the range of IPv4 aliases since the start.
+    range_conflict: Option<IpNet>,
     /// Why the disk did not take the last change.
     store_error: Option<String>,
     store_retry: Option<Time>,
@@ -111,6 +128,8 @@ impl EventLoop {
             port_mapping: PortMappingCheck::default(),
             own,
             started_at: now().time,
+            left_out_told: Time::ZERO,
+            range_conflict: None,
             store_error: None,
             store_retry: None,
             waiting: HashMap::new(),
@@ -123,12 +142,14 @@ impl EventLoop {
     pub(super) async fn run(&mut self, mut queues: Queues, network: &Network) -> Result<(), Error> {
         let mut signals = Signals::new()?;
         self.port_mapping = queues.port_mapping.borrow().clone();
+        self.own.metrics.listen(self.own.config.metrics_listen.value).await;
         let stop = loop {
             self.drain();
             if let Some(stop) = self.step(&mut queues, &mut signals, network).await {
                 break stop;
             }
             self.own.service_manager.alive(now().time);
+            self.tell_left_out(now().time);
         };
         self.own.service_manager.stopping();
         self.node.shut_down(now());
@@ -153,7 +174,13 @@ impl EventLoop {
         // Fair: whatever one peer or caller keeps busy, the others are served.
         tokio::select! {
             Some(why) = queues.ended.recv() => return Some(Stop::Failed(why)),
-            () = signals.terminated() => return Some(Stop::Asked),
+            stop = signals.received() => {
+                if stop {
+                    return Some(Stop::Asked);
+                }
+                // What is wrong is in the log.
+                let _ = self.reload().await;
+            }
             Some(notice) = queues.notices.recv() => {
                 self.node.handle_input(now(), Input::Notice(notice));
                 for _ in 1..INPUTS_PER_DRAIN {
@@ -170,7 +197,10 @@ impl EventLoop {
                     let _ = request.answer.send(Ok(json!({ "stopping": true })));
                     return Some(Stop::Asked);
                 }
-                self.answer(request);
+                match request.ask {
+                    Ask::Reload | Ask::Diagnostics => self.answer_with_time(request, network).await,
+                    _ => self.answer(request),
+                }
             }
             Some(event) = queues.network_events.recv() => {
                 let mut matters = self.matters(event);
@@ -199,6 +229,19 @@ impl EventLoop {
             }
         }
         None
+    }
+
+    /// A log that leaves something out says so.
+    fn tell_left_out(&mut self, now: Time) {
+        if now.since(self.left_out_told) < LEFT_OUT_INTERVAL {
+            return;
+        }
+        let lines = self.own.surroundings.log.take_left_out();
+        if lines > 0 {
+            self.left_out_told = now;
+            self.shared.counters.drop_log_lines.add(lines);
+            tracing::warn!(lines, "log lines were left out: there were too many of a kind");
+        }
     }
 
     fn time_to_wait(&self) -> Option<Duration> {
@@ -238,6 +281,8 @@ impl EventLoop {
         }
         match network.layout().await {
             Ok(layout) => {
+                let range = self.node.ipv4_range();
+                self.range_conflict = range.and_then(|range| taken_from_range(&layout, range, self.own.tun));
                 let addresses = transport_addresses(&layout);
                 self.node.handle_input(now(), Input::AddressesChanged(addresses));
                 if let Some(port_mapper) = &self.port_mapper {
@@ -364,7 +409,9 @@ impl EventLoop {
             Ask::TrustRevoke(peer) => self.command(now, Command::TrustRevoke(peer)),
             Ask::Ping(request) => return self.ping(now, request, answer),
             Ask::Netcheck => return self.command_later(now, answer, |token| Command::Netcheck { token }),
-            Ask::Down => Ok(Value::Null),
+            Ask::Metrics => Ok(Value::String(self.reading(now).text())),
+            // Taken care of where there is time to wait.
+            Ask::Reload | Ask::Diagnostics | Ask::Down => Ok(Value::Null),
         };
         // The caller may have gone.
         let _ = answer.send(result);
@@ -444,12 +491,18 @@ impl EventLoop {
             },
             rendezvous: self.node.rendezvous_statuses(),
             peers: self.node.peer_statuses(now),
-            health: self.health(),
+            health: self.health(now),
             drops: counters.drops(),
         }
     }
 
-    fn health(&self) -> Vec<HealthEntry> {
+    /// What Prometheus is told.
+    fn reading(&self, now: Now) -> AgentReading {
+        let health = self.health(now).into_iter().map(|entry| entry.code);
+        agent_reading(process_reading(now.time.since(self.started_at)), &self.shared.counters, &self.node, now, health)
+    }
+
+    fn health(&self, now: Now) -> Vec<HealthEntry> {
         let mut health = self.own.health.clone();
         if let Some(why) = &self.store_error {
             health.push(HealthEntry {
@@ -465,6 +518,9 @@ impl EventLoop {
                 hint: "connect it to a network".to_owned(),
             });
         }
+        health.extend(self.node.health(now));
+        health.extend(self.range_conflict.map(range_conflict));
+        health.extend(self.own.metrics.health());
         health
     }
 
@@ -487,10 +543,11 @@ impl EventLoop {
     }
 }
 
-/// The signals that end the agent.
+/// The signals that end the agent, or have it read its configuration.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
@@ -500,13 +557,19 @@ impl Signals {
                 Error::new(ErrorCode::Internal, format!("signals cannot be handled: {error}"), "please report this")
             })
         };
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
     }
 
-    async fn terminated(&mut self) {
+    /// Whether the agent is to end.
+    async fn received(&mut self) -> bool {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => true,
+            _ = self.interrupt.recv() => true,
+            _ = self.hang_up.recv() => false,
         }
     }
 }

@@ -11,12 +11,17 @@
 #![allow(clippy::disallowed_methods, reason = "this is the shell: clocks, threads and files belong here")]
 
 mod control_socket;
+mod diagnostics;
 mod event_loop;
 mod host;
+mod host_health;
 mod listener;
+mod log;
+mod metrics_listener;
 mod packet_threads;
 mod permission;
 mod port_mapping;
+mod reading;
 mod relay_thread;
 mod rendezvous;
 mod resolver;
@@ -32,6 +37,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use agentnet_platform::clock::boot_time;
 use agentnet_platform::privilege::{PrivilegeError, check_network_admin};
 
+pub use diagnostics::network_document;
+pub use log::{LOG_FILE, Log, MAX_FILE_BYTES as MAX_LOG_BYTES, OLD_LOG_FILE};
 pub use rendezvous::{Rendezvous, RendezvousOptions};
 pub use whole_file::{Access, write_whole};
 
@@ -48,11 +55,19 @@ pub fn preflight(_config: &Config) -> Result<(), Error> {
     wall_clock().map(|_| ())
 }
 
+/// What a running agent needs of who started it.
+pub struct Surroundings {
+    /// Reads the configuration again, from where it came.
+    pub load: Box<dyn Fn() -> Result<Config, Error> + Send>,
+    /// The log of this process.
+    pub log: Log,
+}
+
 /// Runs the agent until it is told to stop. With `background`, leaves the terminal and reports on standard output.
 ///
 /// # Errors
 /// Why it could not start, or had to stop.
-pub fn run(config: Config, background: bool) -> Result<(), Error> {
+pub fn run(config: Config, surroundings: Surroundings, background: bool) -> Result<(), Error> {
     if background {
         // Fails where the process leads a group already, and then there is no terminal to leave.
         let _ = agentnet_platform::process::detach_from_terminal();
@@ -62,7 +77,7 @@ pub fn run(config: Config, background: bool) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Error::new(ErrorCode::Internal, format!("the event loop cannot be set up: {error}"), "check `ulimit -n`")
     })?;
-    let result = runtime.block_on(start::run(config, background));
+    let result = runtime.block_on(start::run(config, surroundings, background));
     // A look-up in a user database that does not answer must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result

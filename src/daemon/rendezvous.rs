@@ -18,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::host::transport_addresses;
+use super::metrics_listener::{MetricsSocket, Source};
 use super::relay_thread::{RelayThread, Sockets};
 use super::service_manager::ServiceManager;
 use super::start::system_rng;
@@ -49,6 +50,8 @@ pub struct RendezvousOptions {
     pub relay: bool,
     /// What one client may send through the relay, bytes per second; `None` without a limit.
     pub relay_rate: Option<u32>,
+    /// Where Prometheus reads metrics; nowhere when absent.
+    pub metrics_listen: Option<SocketAddr>,
     /// The state directory.
     pub state_dir: PathBuf,
 }
@@ -62,6 +65,8 @@ pub struct Rendezvous {
     ready: RendezvousReady,
     counters: Arc<ServerCounters>,
     path: PathBuf,
+    /// Where metrics are read.
+    metrics: Option<MetricsSocket>,
     /// Held for as long as the server runs.
     _state_dir: StateDir,
 }
@@ -110,6 +115,7 @@ impl Rendezvous {
             rng: Box::new(system_rng()),
             identity,
         };
+        let metrics = options.metrics_listen.map(MetricsSocket::bind).transpose()?;
         let ready = ready(&config.identity, public)?;
         let server = Server::new(now(), config)
             .map_err(|error| Error::new(ErrorCode::ConfigInvalid, error.to_string(), "check --public"))?;
@@ -117,7 +123,7 @@ impl Rendezvous {
         store.commit(changes).map_err(|error| unusable(&options.state_dir, &error))?;
         tracing::info!(id = %ready.id, port = sockets.primary.port(), relay = options.relay, "rendezvous server started");
         let path = options.state_dir;
-        Ok(Self { server, sockets, store, runtime, ready, counters, path, _state_dir: state_dir })
+        Ok(Self { server, sockets, store, runtime, ready, counters, path, metrics, _state_dir: state_dir })
     }
 
     /// What others need to know of it.
@@ -136,6 +142,8 @@ impl Rendezvous {
             let mut signals = Signals::new()?;
             let counters = Arc::clone(&self.counters);
             let service_manager = ServiceManager::from_environment();
+            let source = Source::Server(Arc::clone(&self.counters), now().time);
+            let _metrics = self.metrics.map(|socket| socket.serve(source)).transpose()?;
             let thread = RelayThread::start(self.server, self.sockets, counters, changes, service_manager)
                 .map_err(|error| stopped(&error))?;
             // The queue ends when the thread does, of itself or because it was told to.

@@ -10,21 +10,23 @@ use agentnet_platform::udp::{DatagramSocket, UdpError, UdpOptions, UdpSockets};
 use arc_swap::ArcSwap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rand_core::{CryptoRng, UnwrapErr};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::control_socket::{ControlSocket, REQUEST_QUEUE};
 use super::event_loop::{EventLoop, Own, Queues};
 use super::host::{
     OverlayRoutes, default_gateway, free_ipv4_range, interface_mtu, overlay_routes, transport_addresses,
 };
+use super::host_health::small_buffers;
+use super::metrics_listener::AgentMetrics;
 use super::packet_threads::{NOTICE_QUEUE, PacketThreads, STRANGER_QUEUE, Shared};
 use super::port_mapping::{PortMapper, switched_off};
 use super::resolver::Resolver;
 use super::service_manager::ServiceManager;
 use super::state_dir::{StateDir, unusable};
 use super::store::{Changes, Loaded, Store};
-use super::{now, preflight};
-use crate::api::{Error, ErrorCode, HealthEntry, StartReport, Started};
+use super::{Surroundings, now, preflight};
+use crate::api::{Error, ErrorCode, HealthEntry, PortMappingCheck, StartReport, Started};
 use crate::config::{Config, Origin};
 use crate::forwarding::{Fib, Offloads};
 use crate::identity::{AgentId, AliasTable, IdentityKey, OVERLAY_PREFIX, TunnelSecret, overlay_ipv6};
@@ -41,10 +43,10 @@ const MOST_USUAL_QUEUES: usize = 4;
 const TABLE_BASE: u32 = 0x6161_0000;
 
 /// Starts the agent, reports, runs it until it is told to stop, and leaves the host as it was.
-pub(super) async fn run(config: Config, background: bool) -> Result<(), Error> {
+pub(super) async fn run(config: Config, surroundings: Surroundings, background: bool) -> Result<(), Error> {
     preflight(&config)?;
     let _ = agentnet_platform::process::raise_open_files_limit(OPEN_FILES);
-    let mut start = Start::new(&config)?;
+    let mut start = Start::new(&config, surroundings)?;
     let host = Host::take(&config, &mut start).await?;
     let result = run_on(&host, start, config, background).await;
     host.give_back().await;
@@ -62,16 +64,17 @@ struct Start {
     /// To be stored before anybody is promised anything.
     changes: Changes,
     health: Vec<HealthEntry>,
+    surroundings: Surroundings,
 }
 
 impl Start {
-    fn new(config: &Config) -> Result<Self, Error> {
+    fn new(config: &Config, surroundings: Surroundings) -> Result<Self, Error> {
         let state_dir = StateDir::take(&config.state_dir.value)?;
         let (identity, exposed) = state_dir.identity()?;
         let store = Store::open(state_dir.state_file())?;
         let loaded = store.load()?;
         let health = exposed.into_iter().chain(unreadable_peers(&loaded)).collect();
-        Ok(Self { _state_dir: state_dir, identity, store, loaded, changes: Changes::default(), health })
+        Ok(Self { _state_dir: state_dir, identity, store, loaded, changes: Changes::default(), health, surroundings })
     }
 }
 
@@ -97,6 +100,7 @@ impl Host {
         }
         let layout = network.layout().await.map_err(|error| network_error(&error))?;
         let sockets = Arc::new(bind(config, &start.loaded, &mut start.health)?);
+        start.health.extend(small_buffers(sockets.buffers(), SOCKET_BUFFER));
         start.changes.port(sockets.port());
         let range = choose_range(config, &start.loaded, &layout, &mut start.health)?;
         if let Some(range) = range {
@@ -138,13 +142,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
     let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE);
     let (ended, ended_queue) = mpsc::channel(2);
     let (resolver, resolved) = Resolver::new();
-    let (port_mapper, port_mapping) = match NonZeroU16::new(host.sockets.port()) {
-        Some(port) if config.port_mapping.value => {
-            let (mapper, found) = PortMapper::start(port, default_gateway(&host.layout));
-            (Some(mapper), found)
-        }
-        _ => (None, switched_off()),
-    };
+    let (port_mapper, port_mapping) = map_port(host, &config);
     let queues = Queues {
         notices: notice_queue,
         strangers: stranger_queue,
@@ -165,7 +163,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         strangers,
         ended,
     };
-    let _control_socket = ControlSocket::serve(&config.socket.value, requests).await?;
+    let _control_socket = ControlSocket::serve(&config.socket.value, requests.clone()).await?;
     let threads = PacketThreads::start(&shared, &host.twins, |number| host.tun.queue(number))
         .map_err(|error| interface_failed(&format!("the packet threads cannot be started: {error}")))?;
     let started = Started {
@@ -186,6 +184,8 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         mtu: host.mtu,
         tun: host.tun.index(),
         health: start.health,
+        metrics: AgentMetrics::new(requests),
+        surroundings: start.surroundings,
         service_manager,
     };
     let mut event_loop = EventLoop::new(node, start.store, shared, resolver, port_mapper, own);
@@ -195,6 +195,16 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
     let result = event_loop.run(queues, &host.network).await;
     threads.stop();
     result
+}
+
+fn map_port(host: &Host, config: &Config) -> (Option<PortMapper>, watch::Receiver<PortMappingCheck>) {
+    match NonZeroU16::new(host.sockets.port()) {
+        Some(port) if config.port_mapping.value => {
+            let (mapper, found) = PortMapper::start(port, default_gateway(&host.layout));
+            (Some(mapper), found)
+        }
+        _ => (None, switched_off()),
+    }
 }
 
 fn make_node(host: &Host, start: &mut Start, config: &Config, counters: Arc<Counters>) -> Result<Node, Error> {

@@ -89,6 +89,7 @@ impl Node {
         }
         let was_pending = peer.relation.state(now.unix_s()) == TrustState::Pending;
         peer.relation.request(now.unix_s(), grant);
+        self.counters.trust_requested.increment();
         peer.asking = Asking { reason: body.reason.unwrap_or_default(), ..Asking::default() };
         self.trust_changed(now, id);
         if was_pending {
@@ -126,6 +127,7 @@ impl Node {
         }
         if peer.relation.ours != Ours::Granted || !peer.trusted {
             peer.relation.approve(now.unix_s());
+            self.counters.trust_approved.increment();
             tracing::info!(peer = %id.short(), "trust approved");
             self.trust_changed(now, id);
             self.start_handshake(now, id);
@@ -149,6 +151,7 @@ impl Node {
             _ => return Err(no_request(id)),
         }
         peer.relation.reject(now.unix_s());
+        self.counters.trust_rejected.increment();
         tracing::info!(peer = %id.short(), "trust rejected");
         self.trust_changed(now, id);
         self.bound_refused();
@@ -174,6 +177,7 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.relation.revoke(now.unix_s());
         }
+        self.counters.trust_revoked.increment();
         tracing::info!(peer = %id.short(), "trust revoked");
         self.trust_changed(now, id);
         self.bound_refused();

@@ -35,7 +35,7 @@ impl Node {
             // A newer peer may say more than this version understands.
             Err(ControlError::UnknownType(_)) => return,
             Err(error) => {
-                tracing::debug!(peer = %id.short(), %error, "control message not understood");
+                tracing::debug!(peer = %id.short(), conn = self.conn(id), %error, "control message not understood");
                 return self.counters.drop_control_invalid.increment();
             }
         };
@@ -127,12 +127,15 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.relation.consent_received(now.unix_s(), consent) {
             tracing::info!(peer = %id.short(), consent, "the peer's consent changed");
+            if !consent {
+                self.counters.trust_withdrawn.increment();
+            }
             self.trust_changed(now, id);
         }
     }
 
     fn handle_goodbye(&mut self, now: Now, id: AgentId, reason: GoodbyeReason) {
-        tracing::info!(peer = %id.short(), ?reason, "goodbye");
+        tracing::info!(peer = %id.short(), conn = self.conn(id), ?reason, "goodbye");
         if reason == GoodbyeReason::ConsentWithdrawn {
             self.handle_consent(now, id, false);
         }

@@ -69,12 +69,16 @@ impl Node {
 
     /// A fresh initiation verified: only the peer can have made it, though it may have been held back on the way.
     fn initiation_accepted(&mut self, now: Now, id: AgentId, initiation: Initiation, datagram: &StrangerDatagram) {
-        tracing::debug!(peer = %id.short(), source = %datagram.path.endpoint, "handshake answered");
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.last_initiation = Some(initiation);
         if let Some(link) = &mut peer.link {
+            if link.wanted_since.is_none() {
+                link.begin_connection(now.time, &mut self.connections);
+            }
             link.stopped = false;
         }
+        let conn = self.conn(id);
+        tracing::debug!(peer = %id.short(), conn, source = %datagram.path.endpoint, "handshake answered");
         self.store_hint(now, id);
         self.handshake_heard(now, id, &datagram.path);
         self.arm_tunnel_timer(id);
@@ -139,8 +143,9 @@ impl Node {
         link.begin_watching(now.time);
         if first {
             let endpoint = link.shared.path.load().as_ref().map(|path| path.endpoint.to_string());
-            tracing::info!(peer = %id.short(), name = peer.name(), "connected");
-            tracing::debug!(peer = %id.short(), endpoint, "connected at");
+            let conn = link.conn;
+            tracing::info!(peer = %id.short(), conn, name = peer.name(), "connected");
+            tracing::debug!(peer = %id.short(), conn, endpoint, "connected at");
         }
         self.flush_queue(now, id);
         self.forget_told(id);
@@ -154,10 +159,10 @@ impl Node {
     /// Begins a handshake on every address that may work, unless one is under way.
     pub(super) fn start_handshake(&mut self, now: Now, id: AgentId) {
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
-        link.begin_wanting(now.time);
+        link.begin_wanting(now.time, &mut self.connections);
         let initiation = link.shared.tunnel.lock().initiate(now.time);
         if let Some(initiation) = initiation {
-            tracing::debug!(peer = %id.short(), "handshake begins");
+            tracing::debug!(peer = %id.short(), conn = link.conn, "handshake begins");
             self.borrow_servers_of(now, id);
             self.transmit_everywhere(now, id, &initiation);
         }
@@ -167,7 +172,7 @@ impl Node {
     /// The session's timers began a handshake on a packet thread, which sent it on the primary path.
     pub(super) fn handshake_begun(&mut self, now: Now, id: AgentId) {
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
-        link.begin_wanting(now.time);
+        link.begin_wanting(now.time, &mut self.connections);
         let initiation = link.shared.tunnel.lock().pending_initiation().copied();
         if let Some(initiation) = initiation {
             self.transmit_everywhere(now, id, &initiation);
@@ -216,7 +221,7 @@ impl Node {
 
     fn handshake_given_up(&mut self, now: Now, id: AgentId) {
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
-        tracing::info!(peer = %id.short(), "no answer; waiting for traffic or for the peer");
+        tracing::info!(peer = %id.short(), conn = link.conn, "no answer; waiting for traffic or for the peer");
         let dropped = link.queue.len();
         link.queue.clear();
         link.shared.leave_queue(dropped);

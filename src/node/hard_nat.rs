@@ -97,7 +97,7 @@ impl Node {
         let was_running = link.search.machine.is_running();
         let kept = link.search.machine.heard(now.time, socket);
         if was_running && !link.search.machine.is_running() {
-            tracing::debug!(peer = %id.short(), socket = socket.number(), "a way through a hard NAT");
+            tracing::debug!(peer = %id.short(), conn = self.conn(id), socket = socket.number(), "a way through a hard NAT");
             self.counters.hard_nat_found.increment();
         }
         self.carry_out_search(now, id);
@@ -152,7 +152,7 @@ impl Node {
         let Some(target) = last_seen(plan, &link.search.seen) else { return };
         let left = u16::try_from(MAX_SOCKETS.saturating_sub(self.extra_sockets.len())).unwrap_or(u16::MAX);
         let attempt = Attempt { plan, target, is_first: self.id < id, sockets: left.min(HARD_SOCKETS) };
-        tracing::debug!(peer = %id.short(), ?plan, "searching a way through a hard NAT");
+        tracing::debug!(peer = %id.short(), conn = self.conn(id), ?plan, "searching a way through a hard NAT");
         self.counters.hard_nat_attempts.increment();
         self.searching = Some(id);
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };

@@ -42,7 +42,7 @@ impl Node {
         let again = now.time + backoff(attempt, FIRST_RESEND, LONGEST_RESEND);
         self.timers.set(TimerKind::Introduction(id), Some(again));
         let Some(datagram) = self.seal_introduction(now, id) else { return };
-        tracing::debug!(peer = %id.short(), attempt, "introduction sent");
+        tracing::debug!(peer = %id.short(), conn = self.conn(id), attempt, "introduction sent");
         for destination in addresses {
             self.transmit_on(&PeerPath::direct(destination), datagram.clone());
         }
@@ -77,7 +77,7 @@ impl Node {
             }
             // Lengths are checked when the request is made; a record that grew since then is the one way here.
             Err(error) => {
-                tracing::warn!(peer = %id.short(), %error, "introduction not sent");
+                tracing::warn!(peer = %id.short(), conn = self.conn(id), %error, "introduction not sent");
                 None
             }
         }
@@ -217,6 +217,9 @@ impl Node {
         peer.relation.introduction_received(now.unix_s(), request, grant);
         let after = peer.relation.state(now.unix_s());
         self.counters.introductions.increment();
+        if (before, after) == (TrustState::None, TrustState::Pending) {
+            self.counters.trust_asked.increment();
+        }
         if (before, after) != (TrustState::Pending, TrustState::Pending) {
             tracing::info!(peer = %id.short(), state = after.as_str(), "introduction received");
         }

@@ -15,7 +15,7 @@
 //! The life of one peer is `peer`. Handshakes with it are in `handshake`, first contact in `introduction`, messages
 //! inside the session in `control`, its paths in `paths`, `mtu`, `relays`, `candidates` and `hard_nat`. Sessions with
 //! rendezvous servers are in `servers`, how this host looks from outside in `netcheck`. What users ask for is in `commands`,
-//! what they are told in `report`.
+//! what they are told in `report` and `health`.
 
 mod addresses;
 mod candidates;
@@ -23,12 +23,14 @@ mod commands;
 mod control;
 mod handshake;
 mod hard_nat;
+mod health;
 mod introduction;
 pub mod limits;
 mod mtu;
 mod netcheck;
 mod paths;
 mod peer;
+mod reconfigure;
 mod relays;
 mod report;
 mod resolve;
@@ -213,6 +215,8 @@ pub struct Node {
     servers: BTreeMap<AgentId, Server>,
     /// Of the list of transport addresses peers were told last.
     candidates_sequence: u64,
+    /// Connections begun: the last one's number.
+    connections: u64,
     by_tunnel_key: HashMap<TunnelPublic, AgentId>,
     /// Whose each tunnel key was shown to be.
     proved_keys: HashMap<TunnelPublic, AgentId>,
@@ -279,6 +283,7 @@ impl Node {
             peers: BTreeMap::new(),
             servers: BTreeMap::new(),
             candidates_sequence: now.unix_ms.max(1),
+            connections: 0,
             by_tunnel_key: HashMap::new(),
             proved_keys: HashMap::new(),
             known_sources: KnownSources::default(),
@@ -336,6 +341,12 @@ impl Node {
     #[must_use]
     pub fn ipv4(&self) -> Option<Ipv4Addr> {
         self.aliases.as_ref().map(AliasTable::own)
+    }
+
+    /// The range of this host's aliases.
+    #[must_use]
+    pub fn ipv4_range(&self) -> Option<ipnet::Ipv4Net> {
+        self.aliases.as_ref().map(AliasTable::range)
     }
 
     /// Takes what happened. Drain the outputs afterwards.

@@ -91,8 +91,11 @@ impl Node {
         let Some(route) = self.authenticated_on(now, id, path) else { return };
         let is_own = self.local_addresses.contains(&observed.ip()) && observed.port() == self.port;
         let is_local = is_own && path.relay.is_none() && is_private(path.endpoint.ip());
+        let counters = Arc::clone(&self.counters);
         let Some(link) = self.link_mut(id) else { return };
-        link.paths.probe_answered(now.time, token, route, is_local);
+        if let Some(round_trip) = link.paths.probe_answered(now.time, token, route, is_local) {
+            counters.round_trips.observe(route.is_relayed(), round_trip);
+        }
         link.mtus.probe_answered(now.time, token, length);
         self.carry_out_paths(now, id);
     }
@@ -111,7 +114,9 @@ impl Node {
                     }
                     self.renew_channels(now, id);
                 }
-                Some(PathOutput::Lost) => tracing::debug!(peer = %id.short(), "no path answers"),
+                Some(PathOutput::Lost) => {
+                    tracing::debug!(peer = %id.short(), conn = self.conn(id), "no path answers");
+                }
             }
         }
         self.carry_out_mtu(now, id);
@@ -145,7 +150,8 @@ impl Node {
         let Some(path) = self.path_of(now, id, route) else { return };
         let news = !route.is_relayed() && self.note_address(id, path.endpoint);
         let Some(link) = self.link_mut(id) else { return };
-        tracing::debug!(peer = %id.short(), endpoint = %path.endpoint, relayed = route.is_relayed(), "path chosen");
+        let conn = link.conn;
+        tracing::debug!(peer = %id.short(), conn, endpoint = %path.endpoint, relayed = route.is_relayed(), "path chosen");
         link.shared.path.store(Some(Arc::new(path)));
         link.mtus.primary_chosen(now.time, route);
         link.path_since = Some(now.time);
@@ -193,9 +199,13 @@ fn is_private(ip: IpAddr) -> bool {
 }
 
 impl Link {
-    /// There is a wish to talk.
-    pub(super) fn begin_wanting(&mut self, now: Time) {
-        self.wanted_since.get_or_insert(now);
+    /// There is a wish to talk. Without a session it is that of a new connection, which takes the next number of
+    /// `connections`: every line of the log that is about it has that.
+    pub(super) fn begin_wanting(&mut self, now: Time, connections: &mut u64) {
+        if self.wanted_since.is_none() {
+            self.wanted_since = Some(now);
+            self.begin_connection(now, connections);
+        }
         if self.paths.primary().is_none_or(Route::is_relayed) {
             self.connecting_since.get_or_insert(now);
         }
@@ -210,6 +220,14 @@ impl Link {
     fn is_watched(&self, now: Time) -> bool {
         let watched = self.watched_since.is_some() || self.looks_again;
         watched && self.shared.tunnel.lock().is_active(now) && self.shared.path.load().is_some()
+    }
+
+    /// The connection that is about to be is a new one, unless there is a session: that goes on with other keys.
+    pub(super) fn begin_connection(&mut self, now: Time, connections: &mut u64) {
+        if !self.shared.tunnel.lock().has_session(now) {
+            *connections += 1;
+            self.conn = *connections;
+        }
     }
 
     /// Where it is, as seen from here.

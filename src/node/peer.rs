@@ -93,6 +93,8 @@ pub(super) struct Link {
     pub(super) shared: Arc<SharedPeer>,
     /// Packets that wait for the session. At most [`WAITING_PACKETS`], counted in [`SharedPeer`].
     pub(super) queue: VecDeque<Vec<u8>>,
+    /// Number of the connection, in the log; 0 before the first.
+    pub(super) conn: u64,
     /// When the current wish to talk began.
     pub(super) wanted_since: Option<Time>,
     /// When it began while there was no direct path; there is none yet.
@@ -260,6 +262,11 @@ impl Node {
         }
     }
 
+    /// Number of the connection with a peer, in the log; 0 where there is none.
+    pub(super) fn conn(&self, id: AgentId) -> u64 {
+        self.peers.get(&id).and_then(|peer| peer.link.as_ref()).map_or(0, |link| link.conn)
+    }
+
     pub(super) fn link_mut(&mut self, id: AgentId) -> Option<&mut Link> {
         self.peers.get_mut(&id)?.link.as_mut()
     }
@@ -308,7 +315,10 @@ impl Node {
         let unix_s = now.unix_s();
         let state = peer.relation.state(unix_s);
         let admitted = peer.relation.admits_session(unix_s);
-        peer.trusted = state == TrustState::Trusted;
+        let was_trusted = std::mem::replace(&mut peer.trusted, state == TrustState::Trusted);
+        if was_trusted && state == TrustState::None {
+            self.counters.trust_expired.increment();
+        }
         self.no_helpers = false;
         peer.apply_grant();
         let expires = peer
@@ -357,6 +367,7 @@ impl Node {
             key,
             shared: Arc::new(SharedPeer::new(tunnel)),
             queue: VecDeque::new(),
+            conn: 0,
             wanted_since: None,
             connecting_since: None,
             established: None,
@@ -485,7 +496,7 @@ impl Node {
         } else {
             link.queue.push_back(packet);
         }
-        link.begin_wanting(now.time);
+        link.begin_wanting(now.time, &mut self.connections);
         if ready {
             self.flush_queue(now, id);
         } else {
@@ -508,6 +519,9 @@ impl Node {
                 self.counters.tx_bytes.add(len);
                 if let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) {
                     link.shared.counters.tx_bytes.fetch_add(len, Ordering::Relaxed);
+                    if link.shared.path.load().as_ref().is_some_and(|path| path.relay.is_some()) {
+                        self.counters.tx_relayed_bytes.add(len);
+                    }
                 }
             } else {
                 self.counters.drop_out_no_session.increment();

@@ -139,11 +139,12 @@ impl Node {
         outcome: Result<(), RelayRefusal>,
     ) {
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
+        let conn = link.conn;
         let Some(leg) = link.relays.get_mut(&server).filter(|leg| leg.channel == channel) else { return };
         match outcome {
             Ok(()) => (leg.open, leg.refused) = (true, None),
             Err(refusal) => {
-                tracing::debug!(peer = %id.short(), server = %server.short(), ?refusal, "no relay channel");
+                tracing::debug!(peer = %id.short(), conn, server = %server.short(), ?refusal, "no relay channel");
                 // The next try is with another number: this one may be somebody else's.
                 leg.channel = RelayChannel::new(self.rng.next_u64());
                 (leg.open, leg.refused) = (false, Some(refusal));

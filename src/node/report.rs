@@ -386,7 +386,7 @@ impl PathStatus {
 }
 
 /// The path data takes, as far as there is a session to take it.
-fn live_route(now: Now, link: &Link) -> Option<Route> {
+pub(super) fn live_route(now: Now, link: &Link) -> Option<Route> {
     link.paths.primary().filter(|_| link.shared.tunnel.lock().has_session(now.time))
 }
 

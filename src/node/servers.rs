@@ -60,6 +60,10 @@ pub(super) struct Server {
     /// Of the record that is asked for.
     transaction: [u8; RECORD_TRANSACTION_LEN],
     record: Option<SignedRecord>,
+    /// The end of its record by which it answered last, seconds since 1970, if that has passed by this host's clock.
+    expired_answer: Option<u64>,
+    /// Since when it is not there.
+    lost: Option<Time>,
     /// Unanswered tries of the step under way.
     tries: u32,
     link: Option<ServerLink>,
@@ -92,6 +96,8 @@ impl Server {
             addresses: Vec::new(),
             transaction: [0; RECORD_TRANSACTION_LEN],
             record: None,
+            expired_answer: None,
+            lost: None,
             tries: 0,
             link: None,
         };
@@ -153,16 +159,6 @@ impl Server {
         let may = self.is_borrowed() == if_borrowed && is_known && !self.addresses.is_empty();
         may.then(|| StunServer { id: self.id, addresses: self.addresses.clone() })
     }
-
-    /// Where it sees this agent.
-    pub(super) fn observed(&self) -> Option<SocketAddr> {
-        self.link.as_ref()?.observed
-    }
-
-    /// Whether it passes frames on.
-    pub(super) fn relays(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.registered.is_some() && link.relays)
-    }
 }
 
 impl Node {
@@ -210,7 +206,8 @@ impl Node {
             tracing::debug!(server = %id.short(), "too many rendezvous servers");
             return self.counters.drop_servers_full.increment();
         }
-        self.servers.insert(id, Server::new(reference, borrowed));
+        let server = Server { lost: Some(now.time), ..Server::new(reference, borrowed) };
+        self.servers.insert(id, server);
         self.server_timer(now, id);
         self.stun_servers_changed(now);
     }
@@ -348,12 +345,19 @@ impl Node {
             Ok(record) if record.id() == id && !record.is_expired(now.unix_s()) => {
                 if let Some(server) = self.servers.get_mut(&id) {
                     server.tries = 0;
+                    server.expired_answer = None;
                     server.record = Some(record);
                 }
                 self.link_server(now, id);
                 self.server_timer(now, id);
             }
-            _ => self.counters.drop_control_invalid.increment(),
+            answer => {
+                let ends = answer.ok().filter(|record| record.id() == id).map(|record| record.record().expires);
+                if let Some(server) = self.servers.get_mut(&id) {
+                    server.expired_answer = ends.or(server.expired_answer);
+                }
+                self.counters.drop_control_invalid.increment();
+            }
         }
     }
 
@@ -436,6 +440,7 @@ impl Node {
             tracing::debug!(server = %id.short(), "the rendezvous server does not answer");
             if let Some(server) = self.servers.get_mut(&id) {
                 server.tries = server.tries.saturating_add(1);
+                server.lost.get_or_insert(now.time);
             }
             self.unlink_server(now, id);
             self.link_server(now, id);
@@ -563,7 +568,7 @@ impl Node {
         let Some(server) = self.servers.get_mut(&id) else { return };
         let Some(link) = &mut server.link else { return };
         let Some((_, last)) = link.asked.take() else { return };
-        server.tries = 0;
+        (server.tries, server.lost) = (0, None);
         // Of several copies the last is the one that may have been answered; the shortest estimate errs least.
         let rtt = now.time.since(last);
         link.rtt = Some(link.rtt.map_or(rtt, |known| (known * 7 + rtt) / 8));

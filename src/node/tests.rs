@@ -33,7 +33,7 @@ pub(crate) fn stored_for_tests(key: &IdentityKey) -> StoredPeer {
     }
 }
 
-fn node(peers: Vec<StoredPeer>) -> Node {
+pub(super) fn node(peers: Vec<StoredPeer>) -> Node {
     let config = NodeConfig {
         identity: IdentityKey::from_seed([9; 32]),
         tunnel_secret: TunnelSecret::from_bytes([9; 32]),
@@ -51,7 +51,7 @@ fn node(peers: Vec<StoredPeer>) -> Node {
     Node::new(now(), config).unwrap()
 }
 
-fn now() -> Now {
+pub(super) fn now() -> Now {
     Now { time: Time::ZERO, unix_ms: 1_800_000_000_000 }
 }
 

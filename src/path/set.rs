@@ -268,12 +268,14 @@ impl PathSet {
         self.probe_everything(now);
     }
 
-    /// The answer to a probe came by this route, which is within one site or not.
-    pub fn probe_answered(&mut self, now: Time, token: u64, route: Route, is_local: bool) {
+    /// The answer to a probe came by this route, which is within one site or not. Returns the round trip, if the probe
+    /// was one of these and not answered before.
+    pub fn probe_answered(&mut self, now: Time, token: u64, route: Route, is_local: bool) -> Option<Duration> {
         self.unanswered = None;
         let mut probed = self.paths.iter_mut().filter_map(|path| Some((path.take_outstanding(token)?, path)));
-        let Some((sent, path)) = probed.next() else { return };
-        path.prove(now, now.since(sent));
+        let (sent, path) = probed.next()?;
+        let round_trip = now.since(sent);
+        path.prove(now, round_trip);
         path.is_local = is_local;
         self.lost = false;
         let proved = path.candidate.route;
@@ -288,9 +290,11 @@ impl PathSet {
             }
         }
         if self.follows == Some(proved) && self.doubted.is_some() {
-            return self.follow(now, proved);
+            self.follow(now, proved);
+        } else {
+            self.consider(now);
         }
-        self.consider(now);
+        Some(round_trip)
     }
 
     /// Does what is due.

@@ -22,6 +22,9 @@ const COMMANDS: &[&str] = &[
     "config",
     "config show",
     "config check",
+    "reload",
+    "metrics",
+    "bugreport",
     "completion",
     "version",
 ];

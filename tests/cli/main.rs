@@ -7,6 +7,7 @@
     reason = "tests have clocks and threads, and fail by panicking"
 )]
 
+mod bugreport;
 mod closed_output;
 mod completion;
 mod config;

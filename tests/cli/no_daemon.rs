@@ -15,6 +15,8 @@ const ASKING: &[&[&str]] = &[
     &["trust", "reject", "x"],
     &["trust", "revoke", "x"],
     &["trust", "list"],
+    &["reload"],
+    &["metrics"],
 ];
 
 #[test]

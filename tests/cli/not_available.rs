@@ -29,7 +29,7 @@ fn rendezvous_servers_are_taken_when_they_are_well_formed() {
 
 #[test]
 fn commands_of_later_versions_do_not_exist() {
-    for command in ["network", "find", "policy", "key", "audit", "metrics", "bugreport"] {
+    for command in ["network", "find", "policy", "key", "audit"] {
         assert_eq!(agentnet([command]).status, Some(2), "{command}");
     }
 }

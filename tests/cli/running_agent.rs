@@ -121,6 +121,15 @@ fn down_waits_until_socket_and_process_are_gone() {
 }
 
 #[test]
+fn metrics_are_printed_as_the_agent_sent_them() {
+    let text = "# HELP a Words.\n# TYPE a gauge\na 1.0\n";
+    let agent = FakeAgent::start(move |_| Some((200, text.to_owned())));
+    assert_eq!(agent.run(&["metrics"]).stdout, text);
+    assert_eq!(agent.asked()[0].line, "GET /v1/metrics");
+    assert_eq!(agent.run(&["--json", "metrics"]).document()["text"], text);
+}
+
+#[test]
 fn a_check_of_the_network_is_printed_as_the_agent_sent_it() {
     let document = "{\"udp\":false,\"ipv4\":{\"local\":[\"192.0.2.1\"],\"mapped\":null,\"behind_nat\":null},\
         \"ipv6\":{\"local\":[],\"mapped\":null,\"behind_nat\":null},\"mapping\":null,\"mapping_certain\":null,\

@@ -12,15 +12,18 @@
 mod harness;
 
 mod broken_paths;
+mod bugreport;
 mod cold;
 mod control;
 mod docs;
+mod health;
 mod idle;
 mod internet;
 mod itself;
 mod layouts;
 mod leftovers;
 mod matrix;
+mod metrics;
 mod netcheck;
 mod offload;
 mod outages;
@@ -29,6 +32,7 @@ mod peers;
 mod port_mapping;
 mod ready;
 mod relay;
+mod reload;
 mod restart;
 mod roaming;
 mod service;

@@ -89,6 +89,19 @@ impl UdpSockets {
         result
     }
 
+    /// The room that the system gave, bytes of the smallest receive and send buffer. It may be less than what was asked
+    /// for, and more where the system counts its own overhead. 0 where it does not say.
+    #[must_use]
+    pub fn buffers(&self) -> (usize, usize) {
+        let bound = || [&self.v4, &self.v6].into_iter().flatten();
+        let least = |sizes: &mut dyn Iterator<Item = io::Result<usize>>| {
+            sizes.map(Result::unwrap_or_default).min().unwrap_or_default()
+        };
+        let receive = least(&mut bound().map(|bound| bound.socket.recv_buffer_size()));
+        let send = least(&mut bound().map(|bound| bound.socket.send_buffer_size()));
+        (receive, send)
+    }
+
     fn bind_once(ips: &[IpAddr], options: &UdpOptions) -> Result<Self, UdpError> {
         let mut port = options.port;
         let first = |wanted: bool, v4: bool| ips.iter().copied().find(|ip| wanted && ip.is_ipv4() == v4);
