@@ -135,6 +135,8 @@ fn the_guide_has_every_reason_and_warning() {
     let makers: &[(&str, &[&str])] = &[
         ("src/node/report.rs", &[""]),
         ("src/daemon/start.rs", &["entry(", "incomplete("]),
+        ("src/node/health.rs", &["entry("]),
+        ("src/daemon/host_health.rs", &["code: "]),
         ("src/daemon/event_loop.rs", &["code: "]),
         ("src/daemon/state_dir.rs", &["code: "]),
     ];
