@@ -199,9 +199,7 @@ struct Way<'scene, 'lab> {
 
 impl<'lab> Scene<'lab> {
     fn on(a: &'lab Host, b: &'lab Host) -> Self {
-        for host in [a, b] {
-            host.ok("ip -6 addr flush dev eth0");
-        }
+        [a, b].map(|host| host.ok("ip -6 addr flush dev eth0"));
         let (a, mut b) = (Agent::started(a), Agent::new(b));
         b.flags.extend(OTHER_RANGE.map(Into::into));
         b.up();

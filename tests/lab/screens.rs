@@ -99,7 +99,7 @@ fn every_screen() {
         let screen = terminal.wait_for(parts);
         let shown = screen.trim_end().trim_end_matches('$').trim_end();
         let shown = shown.split_once(&format!("$ agentnet {words}\n")).map_or(shown, |(_, after)| after);
-        write!(text, "\n## {words}\n\n```text\n$ agentnet {words}\n{}\n```\n", shown.trim_end()).unwrap();
+        write!(text, "\n## `agentnet {words}`\n\n```text\n{}\n```\n", shown.trim_end()).unwrap();
     }
     if let Ok(path) = std::env::var("AGENTNET_LAB_SCREENS") {
         std::fs::write(path, text).unwrap();
