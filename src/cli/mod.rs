@@ -32,6 +32,7 @@ mod peers;
 mod ping;
 mod reload;
 mod rendezvous;
+mod screen;
 mod service;
 mod status;
 mod ticket;

@@ -6,6 +6,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use owo_colors::{OwoColorize, Style};
 use serde::Serialize;
 
+use super::screen;
 use crate::api::{Error, ErrorCode, ErrorDocument, ExitStatus};
 
 /// Why a command ends early.
@@ -54,6 +55,10 @@ pub(super) struct Output {
     pub(super) terminal: bool,
     colour: bool,
     error_colour: bool,
+    /// The terminal only takes plain lines.
+    dumb: bool,
+    /// It shows the screen that [`Output::redraw`] draws on.
+    on_screen: bool,
     /// The locale can show `✓`.
     unicode: bool,
     out: Box<dyn Write>,
@@ -63,8 +68,8 @@ pub(super) struct Output {
 impl Output {
     /// The process' own streams.
     pub(super) fn standard(json: bool, quiet: bool) -> Self {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-            && std::env::var_os("TERM").is_none_or(|value| value != "dumb");
+        let dumb = std::env::var_os("TERM").is_none_or(|value| value.is_empty() || value == "dumb");
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && !dumb;
         let terminal = io::stdout().is_terminal();
         Self {
             json,
@@ -72,6 +77,8 @@ impl Output {
             terminal,
             colour: wanted && terminal,
             error_colour: wanted && io::stderr().is_terminal(),
+            dumb,
+            on_screen: false,
             unicode: locale_is_utf8(|variable| std::env::var(variable).ok()),
             out: Box::new(io::BufWriter::new(io::stdout())),
             err: Box::new(io::stderr()),
@@ -102,26 +109,32 @@ impl Output {
         self.flush()
     }
 
-    /// The same, in place of what stands on the terminal.
+    /// A page, in place of the one before: on a terminal that can, on a screen of its own until [`Output::leave_screen`];
+    /// elsewhere below it.
     pub(super) fn redraw(&mut self, text: impl FnOnce(&mut Page) -> io::Result<()>) -> Result<(), Failure> {
-        let page = self.page(text)?;
-        if self.terminal {
-            // Home; each line erases its own rest, then everything below goes: no flicker, unlike clearing first.
-            self.out.write_all(b"\x1b[H")?;
-            for line in page.split_inclusive(|byte| *byte == b'\n') {
-                let (line, end) = match line.strip_suffix(b"\n") {
-                    Some(line) => (line, &b"\x1b[K\n"[..]),
-                    None => (line, &b"\x1b[K"[..]),
-                };
-                self.out.write_all(line)?;
-                self.out.write_all(end)?;
-            }
-            self.out.write_all(b"\x1b[J")?;
-        } else {
+        if !self.terminal || self.dumb {
+            let page = self.page(text)?;
             self.out.write_all(&page)?;
             self.out.write_all(b"\n")?;
+            return self.flush();
         }
+        if !self.on_screen {
+            self.on_screen = true;
+            screen::enter(&mut self.out)?;
+        }
+        let size = screen::size();
+        let mut page = Page { text: Vec::new(), colour: self.colour, unicode: self.unicode, width: Some(size.columns) };
+        text(&mut page)?;
+        screen::draw(&mut self.out, &String::from_utf8_lossy(&page.text), size, self.unicode)?;
         self.flush()
+    }
+
+    /// Gives the terminal back as it was.
+    pub(super) fn leave_screen(&mut self) {
+        if std::mem::take(&mut self.on_screen) {
+            // A terminal that is gone needs nothing.
+            let _ = screen::leave(&mut self.out).and_then(|()| self.out.flush());
+        }
     }
 
     /// A remark beside the result, on standard error. Dropped when nobody is to read it.
@@ -156,7 +169,7 @@ impl Output {
     }
 
     fn page(&self, text: impl FnOnce(&mut Page) -> io::Result<()>) -> io::Result<Vec<u8>> {
-        let mut page = Page { text: Vec::new(), colour: self.colour, unicode: self.unicode };
+        let mut page = Page { text: Vec::new(), colour: self.colour, unicode: self.unicode, width: None };
         text(&mut page)?;
         Ok(page.text)
     }
@@ -167,6 +180,8 @@ pub(super) struct Page {
     text: Vec<u8>,
     colour: bool,
     unicode: bool,
+    /// Characters in a line, where that counts.
+    width: Option<usize>,
 }
 
 impl Write for Page {
@@ -205,6 +220,26 @@ impl Page {
         writeln!(self, "  {label} {}", clean(value))
     }
 
+    /// A table from which `droppable` columns are left out, the first of them first, until it fits the page.
+    pub(super) fn fitting_table(
+        &mut self,
+        header: &[&str],
+        rows: Vec<Vec<String>>,
+        droppable: &[&str],
+    ) -> io::Result<()> {
+        let Some(width) = self.width else { return self.table(header, rows) };
+        let (mut header, mut rows) = (header.to_vec(), rows);
+        for name in droppable {
+            let needed: usize = (0..header.len()).map(|column| column_width(&header, &rows, column) + 2).sum();
+            let Some(column) = header.iter().position(|title| title == name).filter(|_| needed > width + 2) else {
+                continue;
+            };
+            header.remove(column);
+            rows.iter_mut().filter(|row| column < row.len()).for_each(|row| drop(row.remove(column)));
+        }
+        self.table(&header, rows)
+    }
+
     /// A table without lines, two blanks between columns, never wrapped: `grep` and `awk` work on it.
     pub(super) fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
         let mut table = Table::new();
@@ -224,6 +259,11 @@ impl Page {
         }
         Ok(())
     }
+}
+
+fn column_width(header: &[&str], rows: &[Vec<String>], column: usize) -> usize {
+    let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+    cells.chain(header.get(column).map(|title| title.len())).max().unwrap_or(0)
 }
 
 /// An error for people: what happened, why, what to do.
@@ -265,7 +305,7 @@ pub(super) mod testing {
 
     /// What `text` writes, without colour, in a UTF-8 locale.
     pub(in crate::cli) fn rendered(text: impl FnOnce(&mut Page) -> io::Result<()>) -> String {
-        let mut page = Page { text: Vec::new(), colour: false, unicode: true };
+        let mut page = Page { text: Vec::new(), colour: false, unicode: true, width: None };
         text(&mut page).unwrap();
         String::from_utf8(page.text).unwrap()
     }
@@ -294,11 +334,26 @@ mod tests {
     }
 
     #[test]
+    fn columns_go_one_by_one_until_the_table_fits() {
+        let table = |width| {
+            let mut page = Page { text: Vec::new(), colour: false, unicode: false, width };
+            let row = vec!["one".to_owned(), "fd61::1".to_owned(), "direct".to_owned()];
+            page.fitting_table(&["PEER", "IPV6", "PATH"], vec![row], &["IPV6", "PATH"]).unwrap();
+            String::from_utf8(page.text).unwrap()
+        };
+        let whole = "PEER  IPV6     PATH\none   fd61::1  direct\n";
+        assert_eq!(table(None), whole);
+        assert_eq!(table(Some(21)), whole);
+        assert_eq!(table(Some(20)), "PEER  PATH\none   direct\n");
+        assert_eq!(table(Some(5)), "PEER\none\n");
+    }
+
+    #[test]
     fn colour_is_only_there_when_asked_for() {
-        let plain = Page { text: Vec::new(), colour: false, unicode: false };
+        let plain = Page { text: Vec::new(), colour: false, unicode: false, width: None };
         assert_eq!(plain.styled("a", Style::new().red()), "a");
         assert_eq!(plain.mark(false), "fail");
-        let coloured = Page { text: Vec::new(), colour: true, unicode: true };
+        let coloured = Page { text: Vec::new(), colour: true, unicode: true, width: None };
         assert_eq!(coloured.mark(true), "\u{1b}[32m✓\u{1b}[0m");
     }
 

@@ -1,9 +1,11 @@
 //! `agentnet status`
 
 use std::io::{self, Write};
+use std::task::Poll;
 use std::time::Duration;
 
 use owo_colors::Style;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{Client, block_on};
 use super::output::{Failure, Output, Page, clean};
@@ -12,6 +14,9 @@ use crate::api::{PathKind, PeerStatus, Status, display_addresses};
 
 /// Time between two looks of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Columns that a narrow terminal does without, the first of them first.
+const NARROW: [&str; 7] = ["IPV6", "RECEIVED", "SENT", "HANDSHAKE", "ID", "IPV4", "RTT"];
 
 /// Show this agent, its peers with their paths, and what is wrong
 #[derive(Debug, clap::Args)]
@@ -24,20 +29,41 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), Failure> {
     let client = Client::new(global)?;
     block_on(async {
-        let mut status: Status = client.get("/v1/status").await?;
+        let status: Status = client.get("/v1/status").await?;
         if !args.watch {
             return out.result(&status, |page| show(page, &status));
         }
-        loop {
-            if out.json {
-                out.document(&status)?;
-            } else {
-                out.redraw(|page| show(page, &status))?;
-            }
-            tokio::time::sleep(WATCH_INTERVAL).await;
-            status = client.get("/v1/status").await?;
-        }
+        let watched = tokio::select! {
+            result = watch(&client, out, status) => result,
+            // Asked to end: the terminal is given back as it was.
+            () = interrupted() => Ok(()),
+        };
+        out.leave_screen();
+        watched
     })
+}
+
+async fn watch(client: &Client, out: &mut Output, mut status: Status) -> Result<(), Failure> {
+    loop {
+        if out.json {
+            out.document(&status)?;
+        } else {
+            out.redraw(|page| show(page, &status))?;
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        status = client.get("/v1/status").await?;
+    }
+}
+
+/// Ends when a signal asks to; never where signals cannot be had.
+async fn interrupted() {
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let mut signals: Vec<_> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
+    std::future::poll_fn(|cx| match signals.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
 }
 
 fn show(page: &mut Page, status: &Status) -> io::Result<()> {
@@ -56,7 +82,7 @@ fn show(page: &mut Page, status: &Status) -> io::Result<()> {
     } else {
         let rows = status.peers.iter().map(peer_row).collect();
         let header = ["PEER", "ID", "IPV6", "IPV4", "TRUST", "PATH", "RTT", "HANDSHAKE", "SENT", "RECEIVED"];
-        page.table(&header, rows)?;
+        page.fitting_table(&header, rows, &NARROW)?;
     }
     show_health(page, status)
 }

@@ -27,6 +27,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("python3", "python3"),
     ("nft", "nftables"),
+    ("tmux", "tmux"),
     ("miniupnpd", "miniupnpd-nftables"),
 ];
 
