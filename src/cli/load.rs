@@ -39,6 +39,9 @@ pub(super) struct AgentArgs {
     /// Whether to ask the default gateway to let others in, by PCP, NAT-PMP or UPnP: on or off [default: on]
     #[arg(long, value_name = "on|off")]
     port_mapping: Option<String>,
+    /// User whose rights an agent started as root takes [default: agentnet where there is one; root to stay root]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     #[command(flatten)]
     file: FileArgs,
 }
@@ -75,6 +78,7 @@ impl AgentArgs {
         set(Key::Discovery, self.discovery.iter().cloned().collect());
         set(Key::Ipv4Range, self.ipv4_range.iter().cloned().collect());
         set(Key::PortMapping, self.port_mapping.iter().cloned().collect());
+        set(Key::User, self.user.iter().cloned().collect());
         Ok(settings)
     }
 
@@ -99,6 +103,7 @@ impl AgentArgs {
             ("--discovery", &self.discovery),
             ("--ipv4-range", &self.ipv4_range),
             ("--port-mapping", &self.port_mapping),
+            ("--user", &self.user),
         ] {
             if let Some(value) = value {
                 add(flag, value.as_ref());
@@ -368,6 +373,7 @@ mod tests {
             "--discovery=none",
             "--ipv4-range=10.0.0.0/8",
             "--port-mapping=off",
+            "--user=u",
             "--rendezvous=x",
             "--rendezvous=--y",
             "--config=/etc/a b.toml",

@@ -1,7 +1,8 @@
 //! The I/O around the pure core: files, device, sockets, threads, signals, the control socket.
 //!
 //! 1. [`start`](run) checks rights, takes the state directory, loads or makes the identity, and opens what the host has
-//!    to give: device, sockets, addresses, routes.
+//!    to give: device, sockets, addresses, routes. Then it gives up every right that it does not need any more (`rights`),
+//!    before the first packet is read.
 //! 2. Two packet threads carry packets (`packet_threads`); they share nothing with the rest but the forwarding snapshot
 //!    and two bounded queues.
 //! 3. The main thread runs the control plane (`event_loop`): it feeds [`crate::node::Node`] with what happens and
@@ -20,6 +21,7 @@ mod port_mapping;
 mod relay_thread;
 mod rendezvous;
 mod resolver;
+mod rights;
 mod service_manager;
 mod sleep_detector;
 mod start;
@@ -32,6 +34,7 @@ use agentnet_platform::clock::boot_time;
 use agentnet_platform::privilege::{PrivilegeError, check_network_admin};
 
 pub use rendezvous::{Rendezvous, RendezvousOptions};
+pub use state_dir::{LOG_FILE, OLD_LOG_FILE, make_state_dir};
 
 use crate::api::{Error, ErrorCode};
 use crate::config::Config;

@@ -78,7 +78,7 @@ impl Rendezvous {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
             Error::new(ErrorCode::Internal, format!("the event loop cannot be set up: {error}"), "check `ulimit -n`")
         })?;
-        let state_dir = StateDir::take(&options.state_dir)?;
+        let state_dir = StateDir::take(&options.state_dir, None)?;
         let (identity, exposed) = state_dir.identity()?;
         if let Some(exposed) = exposed {
             tracing::warn!(hint = exposed.hint, "{}", exposed.message);

@@ -20,6 +20,7 @@ use super::host::{
 use super::packet_threads::{NOTICE_QUEUE, PacketThreads, STRANGER_QUEUE, Shared};
 use super::port_mapping::{PortMapper, switched_off};
 use super::resolver::Resolver;
+use super::rights::{Rights, confine_agent};
 use super::service_manager::ServiceManager;
 use super::state_dir::{StateDir, unusable};
 use super::store::{Changes, Loaded, Store};
@@ -44,7 +45,10 @@ pub(super) async fn run(config: Config, background: bool) -> Result<(), Error> {
     let _ = agentnet_platform::process::raise_open_files_limit(OPEN_FILES);
     let mut start = Start::new(&config)?;
     let host = Host::take(&config, &mut start).await?;
-    let result = run_on(&host, start, config, background).await;
+    let result = match start.rights.reduce(&mut start.health) {
+        Ok(()) => run_on(&host, start, config, background).await,
+        Err(error) => Err(error),
+    };
     host.give_back().await;
     tracing::info!("agent stopped");
     result
@@ -60,16 +64,20 @@ struct Start {
     /// To be stored before anybody is promised anything.
     changes: Changes,
     health: Vec<HealthEntry>,
+    rights: Rights,
 }
 
 impl Start {
     fn new(config: &Config) -> Result<Self, Error> {
-        let state_dir = StateDir::take(&config.state_dir.value)?;
+        let mut health = Vec::new();
+        let rights = Rights::choose(config, &mut health)?;
+        let state_dir = StateDir::take(&config.state_dir.value, rights.user())?;
+        let _acting = rights.act()?;
         let (identity, exposed) = state_dir.identity()?;
         let store = Store::open(state_dir.state_file())?;
         let loaded = store.load()?;
-        let health = exposed.into_iter().chain(unreadable_peers(&loaded)).collect();
-        Ok(Self { _state_dir: state_dir, identity, store, loaded, changes: Changes::default(), health })
+        health.extend(exposed.into_iter().chain(unreadable_peers(&loaded)));
+        Ok(Self { _state_dir: state_dir, identity, store, loaded, changes: Changes::default(), health, rights })
     }
 }
 
@@ -129,6 +137,12 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
     let (strangers, stranger_queue) = mpsc::channel(STRANGER_QUEUE);
     let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE);
     let (ended, ended_queue) = mpsc::channel(2);
+    let network_events = host.network.events().map_err(|error| interface_failed(&error.to_string()))?;
+    let _control_socket = ControlSocket::serve(&config.socket.value, requests).await?;
+    // A process in the background was started by `up`, which is told below.
+    let mut service_manager = if background { ServiceManager::default() } else { ServiceManager::from_environment() };
+    // Nothing of the network has been read yet, and there are no threads but this one.
+    confine_agent(&config, &mut start.health);
     let (resolver, resolved) = Resolver::new();
     let (port_mapper, port_mapping) = match NonZeroU16::new(host.sockets.port()) {
         Some(port) if config.port_mapping.value => {
@@ -143,7 +157,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         requests: request_queue,
         ended: ended_queue,
         resolved,
-        network_events: host.network.events().map_err(|error| interface_failed(&error.to_string()))?,
+        network_events,
         port_mapping,
     };
     let fib = Arc::new(ArcSwap::from_pointee(Fib::new(node.ipv6(), None, None, [])));
@@ -157,7 +171,6 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         strangers,
         ended,
     };
-    let _control_socket = ControlSocket::serve(&config.socket.value, requests).await?;
     let threads = PacketThreads::start(&shared, || host.tun.queue())
         .map_err(|error| interface_failed(&format!("the packet threads cannot be started: {error}")))?;
     let started = Started {
@@ -169,8 +182,6 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         health: start.health.clone(),
     };
     tracing::info!(id = %node.id(), interface = host.tun.name(), port = started.port, "agent started");
-    // A process in the background was started by `up`, which is told below.
-    let mut service_manager = if background { ServiceManager::default() } else { ServiceManager::from_environment() };
     service_manager.ready(now().time, &format!("interface {}, UDP port {}", started.interface, started.port));
     let own = Own {
         config,

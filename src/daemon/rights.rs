@@ -1,0 +1,294 @@
+//! The rights of a running agent: as few as it gets by with.
+//!
+//! 1. [`Rights::choose`], before anything is opened: whose rights are enough. The user must be able to reach what the
+//!    agent has to reach later; where it is not, root it stays, and that is told.
+//! 2. State is opened with that user's rights ([`Rights::act`]); device, sockets and routes are root's to open.
+//! 3. [`Rights::reduce`]: the user for good, and of root's capabilities the one to administer the network.
+//! 4. [`confine`]: no files but its own and those of the name service, no system calls but those it makes.
+//!
+//! All of that before the first packet of the network is read and before the first thread is started. `docs/privileges.md`
+//! has it for people.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use agentnet_platform::confine::{self, Acting, ConfineError, FileLimits, Files, ServiceUser};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, Uid, User, faccessat};
+
+use super::state_dir::{foreign_file, is_owned_by};
+use crate::api::{Error, ErrorCode, HealthEntry};
+use crate::config::{Config, DEFAULT_SOCKET, Origin};
+
+/// What the name service of the C library reads, on all distributions: its configuration, its modules, and where its
+/// daemons and those of name resolution keep what they know. Files of /etc are replaced by others of their name while
+/// the agent runs, so that the directory must be open to it, not they.
+const NAME_SERVICE: [&str; 14] = [
+    "/etc",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/nix/store",
+    "/gnu/store",
+    "/run/systemd/resolve",
+    "/run/systemd/userdb",
+    "/run/NetworkManager",
+    "/run/resolvconf",
+    "/var/lib/sss",
+];
+/// Whichever program writes it keeps it where it likes.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// What the process is told about itself.
+const OWN_PROCESS: &str = "/proc/self";
+/// The user that nothing is given up for.
+const ROOT: &str = "root";
+
+/// Whose rights the agent is going to have.
+#[derive(Debug)]
+pub(super) struct Rights {
+    /// To become; `None` to stay who started it.
+    user: Option<ServiceUser>,
+}
+
+impl Rights {
+    /// Decides, and gives the directory of the control socket to the user.
+    ///
+    /// # Errors
+    /// The user that was asked for cannot be had.
+    pub(super) fn choose(config: &Config, health: &mut Vec<HealthEntry>) -> Result<Self, Error> {
+        let asked = config.user.origin != Origin::Default;
+        let name = config.user.value.as_str();
+        if !Uid::effective().is_root() {
+            return if asked { stay(name) } else { Ok(Self { user: None }) };
+        }
+        if name == ROOT {
+            return Ok(Self { user: None });
+        }
+        if !confine::is_supported() {
+            return if asked {
+                Err(not_taken(name, &ConfineError::Unsupported.to_string()))
+            } else {
+                Ok(Self { user: None })
+            };
+        }
+        let found = ServiceUser::find(name).map_err(|error| not_taken(name, &error.to_string()))?;
+        let Some(user) = found else {
+            if asked {
+                return Err(not_taken(name, "there is no such user"));
+            }
+            tracing::info!(
+                hint = format!("sudo useradd --system --user-group {name}"),
+                "there is no user {name}: the agent stays root, without root's rights but the one over the network"
+            );
+            return Ok(Self { user: None });
+        };
+        if user.uid().is_root() {
+            return Ok(Self { user: None });
+        }
+        match prepare(&user, config) {
+            Ok(()) => Ok(Self { user: Some(user) }),
+            Err(obstacle) if asked => Err(not_taken(name, &obstacle.why)),
+            Err(obstacle) => {
+                health.push(HealthEntry {
+                    code: "runs_as_root".to_owned(),
+                    message: format!("the agent runs as root, not as {name}: {}", obstacle.why),
+                    hint: obstacle.hint,
+                });
+                Ok(Self { user: None })
+            }
+        }
+    }
+
+    /// The user.
+    pub(super) fn user(&self) -> Option<&ServiceUser> {
+        self.user.as_ref()
+    }
+
+    /// Acts with the user's rights until the guard is gone.
+    pub(super) fn act(&self) -> Result<Option<Acting>, Error> {
+        let acting = self.user.as_ref().map(ServiceUser::act).transpose();
+        acting.map_err(|error| not_taken(self.name(), &error.to_string()))
+    }
+
+    /// Gives up the rights of root.
+    ///
+    /// # Errors
+    /// The user cannot be had. Everything else that fails is told.
+    pub(super) fn reduce(&self, health: &mut Vec<HealthEntry>) -> Result<(), Error> {
+        if !confine::is_supported() {
+            return Ok(());
+        }
+        if !confine::is_single_threaded() {
+            health.push(not_confined("threads were started too early"));
+        }
+        match confine::keep_only(self.user.as_ref(), true) {
+            Ok(()) => Ok(()),
+            Err(error @ ConfineError::User { .. }) => Err(not_taken(self.name(), &error.to_string())),
+            Err(error) => {
+                health.push(not_confined(&error.to_string()));
+                Ok(())
+            }
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.user.as_ref().map_or(ROOT, ServiceUser::name)
+    }
+}
+
+/// From here on the kernel refuses everything that a running agent does not do.
+pub(super) fn confine_agent(config: &Config, health: &mut Vec<HealthEntry>) {
+    if !config.confine.value {
+        health.push(HealthEntry {
+            code: "not_confined".to_owned(),
+            message: "the agent may use all files of its user and all system calls".to_owned(),
+            hint: "set confine = \"on\", and restart the agent".to_owned(),
+        });
+        return;
+    }
+    let removable = config.socket.value.parent().map(Path::to_owned);
+    confine(vec![config.state_dir.value.clone()], removable, health);
+}
+
+/// The same for any process of this program: files may be written in `writable` and removed in `removable`.
+pub(super) fn confine(writable: Vec<PathBuf>, removable: Option<PathBuf>, health: &mut Vec<HealthEntry>) {
+    if !confine::is_supported() {
+        return;
+    }
+    let files = Files { writable, removable: removable.into_iter().collect(), readable: readable() };
+    let limits = match confine::limit_files(&files) {
+        Ok(limits) => limits,
+        Err(error) => {
+            health.push(not_confined(&error.to_string()));
+            FileLimits::None
+        }
+    };
+    if let Err(error) = confine::limit_system_calls() {
+        health.push(not_confined(&error.to_string()));
+    }
+    let user = Uid::effective();
+    match limits {
+        FileLimits::None => tracing::warn!(%user, "confined, but for files: this kernel has no landlock"),
+        limits => tracing::info!(%user, files = ?limits, "confined"),
+    }
+}
+
+fn readable() -> Vec<PathBuf> {
+    let resolver = fs::canonicalize(RESOLV_CONF).ok().and_then(|file| file.parent().map(Path::to_owned));
+    let fixed = NAME_SERVICE.iter().chain([&OWN_PROCESS]).map(PathBuf::from);
+    fixed.chain(resolver.filter(|directory| directory != Path::new("/"))).collect()
+}
+
+/// What keeps the agent from becoming a user, and what to do about it.
+struct Obstacle {
+    why: String,
+    hint: String,
+}
+
+impl Obstacle {
+    fn new(why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { why: why.into(), hint: hint.into() }
+    }
+}
+
+/// Sees to it that the user can reach everything later on. Changes nothing unless it can.
+fn prepare(user: &ServiceUser, config: &Config) -> Result<(), Obstacle> {
+    let state_dir = config.state_dir.value.as_path();
+    let socket_dir = config.socket.value.parent().unwrap_or(Path::new("/"));
+    let chown = |path: &Path| format!("sudo chown --recursive {}: {}", user.name(), path.display());
+    let theirs = is_owned_by(state_dir, user.uid()).unwrap_or(false);
+    if !theirs && let Some(foreign) = foreign_file(state_dir).map_err(|error| unreachable(state_dir, &error))? {
+        let why = format!("{} is not the agent's alone, it also has {foreign}", state_dir.display());
+        return Err(Obstacle::new(
+            why,
+            format!("name a directory of its own with --state-dir, or {}", chown(state_dir)),
+        ));
+    }
+    let is_writable = {
+        let _acting = user.act().map_err(|error| {
+            Obstacle::new(error.to_string(), "in a container, add SETUID and SETGID; or set user = \"root\"")
+        })?;
+        for directory in [state_dir, socket_dir] {
+            look(directory.parent().unwrap_or(directory)).map_err(|error| unreachable(directory, &error))?;
+        }
+        is_allowed(socket_dir, AccessFlags::W_OK | AccessFlags::X_OK)
+    };
+    if is_writable || socket_dir == state_dir {
+        return Ok(());
+    }
+    let is_default = Path::new(DEFAULT_SOCKET).parent() == Some(socket_dir);
+    let given = match fs::metadata(socket_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_for(user, socket_dir),
+        // Made by an agent that stayed root, or at boot.
+        Ok(found) if is_default && found.uid() == 0 && found.mode() & 0o022 == 0 => chown_to(user, socket_dir),
+        Ok(_) => {
+            let why = format!("{} may not remove the control socket from {}", user.name(), socket_dir.display());
+            return Err(Obstacle::new(
+                why,
+                format!("name a directory of its own with --socket, or {}", chown(socket_dir)),
+            ));
+        }
+        Err(error) => Err(error),
+    };
+    given.map_err(|error| unreachable(socket_dir, &error))
+}
+
+/// Whether what is there of a path can be passed through.
+fn look(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => path.parent().map_or(Ok(()), look),
+        Err(error) => Err(error),
+        Ok(_) if is_allowed(path, AccessFlags::X_OK) => Ok(()),
+        Ok(_) => Err(io::ErrorKind::PermissionDenied.into()),
+    }
+}
+
+fn is_allowed(path: &Path, access: AccessFlags) -> bool {
+    faccessat(AT_FDCWD, path, access, AtFlags::AT_EACCESS).is_ok()
+}
+
+/// Everybody may reach the socket; the kernel tells who they are.
+fn make_for(user: &ServiceUser, directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    // Whatever the umask.
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+    chown_to(user, directory)
+}
+
+fn chown_to(user: &ServiceUser, directory: &Path) -> io::Result<()> {
+    chown(directory, Some(user.uid().as_raw()), Some(user.gid().as_raw()))
+}
+
+fn unreachable(path: &Path, error: &io::Error) -> Obstacle {
+    let why = format!("{} is out of its reach: {error}", path.display());
+    Obstacle::new(why, "name directories that it can reach with --state-dir and --socket")
+}
+
+/// A process that is not root's stays who it is.
+fn stay(name: &str) -> Result<Rights, Error> {
+    match User::from_uid(Uid::effective()) {
+        Ok(Some(user)) if user.name == name => Ok(Rights { user: None }),
+        _ => Err(not_taken(name, "the agent was not started as root")),
+    }
+}
+
+fn not_taken(name: &str, why: &str) -> Error {
+    Error::new(
+        ErrorCode::ConfigInvalid,
+        format!("the agent cannot become the user {name}: {why}"),
+        "name another with --user, or root to stay root; a service has its own, see User= of its unit",
+    )
+}
+
+fn not_confined(why: &str) -> HealthEntry {
+    HealthEntry {
+        code: "not_confined".to_owned(),
+        message: format!("the agent has more rights than it needs: {why}"),
+        hint: "see docs/privileges.md; a container's own filter may stand in the way".to_owned(),
+    }
+}
