@@ -57,6 +57,7 @@ pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), 
         relay: args.relay == Switch::On,
         relay_rate: args.relay_rate.map(|mbit| mbit.saturating_mul(BYTES_PER_MBIT)),
         state_dir,
+        confine: config.confine.value,
     })?;
     out.result(server.ready(), |page| writeln!(page, "{}", server.ready().reference))?;
     Ok(server.run()?)

@@ -2,8 +2,9 @@
 //!
 //! 1. [`Rendezvous::start`] takes the state directory, loads or makes the identity, binds both ports and finds out where
 //!    clients reach them. It needs no rights and no device.
-//! 2. One thread runs the server to completion (`relay_thread`): a round of datagrams in, what it makes of them out.
-//! 3. The main thread waits for signals and writes to disk what the server wants kept, at most every second.
+//! 2. Every right it does not need any more is given up (`rights`).
+//! 3. One thread runs the server to completion (`relay_thread`): a round of datagrams in, what it makes of them out.
+//! 4. The main thread waits for signals and writes to disk what the server wants kept, at most every second.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::host::transport_addresses;
 use super::relay_thread::{RelayThread, Sockets};
+use super::rights::confine_server;
 use super::service_manager::ServiceManager;
 use super::start::system_rng;
 use super::state_dir::{StateDir, unusable};
@@ -51,6 +53,8 @@ pub struct RendezvousOptions {
     pub relay_rate: Option<u32>,
     /// The state directory.
     pub state_dir: PathBuf,
+    /// Whether the server is limited in the files and system calls it may use.
+    pub confine: bool,
 }
 
 /// A server that is ready to run.
@@ -62,6 +66,7 @@ pub struct Rendezvous {
     ready: RendezvousReady,
     counters: Arc<ServerCounters>,
     path: PathBuf,
+    confine: bool,
     /// Held for as long as the server runs.
     _state_dir: StateDir,
 }
@@ -116,8 +121,8 @@ impl Rendezvous {
         // Keys are on disk before anybody learns of them.
         store.commit(changes).map_err(|error| unusable(&options.state_dir, &error))?;
         tracing::info!(id = %ready.id, port = sockets.primary.port(), relay = options.relay, "rendezvous server started");
-        let path = options.state_dir;
-        Ok(Self { server, sockets, store, runtime, ready, counters, path, _state_dir: state_dir })
+        let (path, confine) = (options.state_dir, options.confine);
+        Ok(Self { server, sockets, store, runtime, ready, counters, path, confine, _state_dir: state_dir })
     }
 
     /// What others need to know of it.
@@ -136,6 +141,8 @@ impl Rendezvous {
             let mut signals = Signals::new()?;
             let counters = Arc::clone(&self.counters);
             let service_manager = ServiceManager::from_environment();
+            // Nothing of the network has been read yet, and there are no threads but this one.
+            confine_server(&self.path, self.confine);
             let thread = RelayThread::start(self.server, self.sockets, counters, changes, service_manager)
                 .map_err(|error| stopped(&error))?;
             // The queue ends when the thread does, of itself or because it was told to.

@@ -45,6 +45,8 @@ const NAME_SERVICE: [&str; 14] = [
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// What the process is told about itself.
 const OWN_PROCESS: &str = "/proc/self";
+/// The health entry of a process with more rights than it needs.
+const NOT_CONFINED: &str = "not_confined";
 /// The user that nothing is given up for.
 const ROOT: &str = "root";
 
@@ -144,19 +146,31 @@ impl Rights {
 /// From here on the kernel refuses everything that a running agent does not do.
 pub(super) fn confine_agent(config: &Config, health: &mut Vec<HealthEntry>) {
     if !config.confine.value {
-        health.push(HealthEntry {
-            code: "not_confined".to_owned(),
-            message: "the agent may use all files of its user and all system calls".to_owned(),
-            hint: "set confine = \"on\", and restart the agent".to_owned(),
-        });
-        return;
+        return health.push(switched_off());
     }
     let removable = config.socket.value.parent().map(Path::to_owned);
     confine(vec![config.state_dir.value.clone()], removable, health);
 }
 
-/// The same for any process of this program: files may be written in `writable` and removed in `removable`.
-pub(super) fn confine(writable: Vec<PathBuf>, removable: Option<PathBuf>, health: &mut Vec<HealthEntry>) {
+/// The same for a rendezvous server, which needs no capability at all.
+pub(super) fn confine_server(state_dir: &Path, wanted: bool) {
+    let mut health = Vec::new();
+    if confine::is_supported() {
+        if let Err(error) = confine::keep_only(None, false) {
+            health.push(not_confined(&error.to_string()));
+        }
+        match wanted {
+            true => confine(vec![state_dir.to_owned()], None, &mut health),
+            false => health.push(switched_off()),
+        }
+    }
+    for HealthEntry { message, hint, .. } in health {
+        tracing::warn!(hint, "{message}");
+    }
+}
+
+/// Files may be written in `writable` and removed in `removable`.
+fn confine(writable: Vec<PathBuf>, removable: Option<PathBuf>, health: &mut Vec<HealthEntry>) {
     if !confine::is_supported() {
         return;
     }
@@ -285,10 +299,80 @@ fn not_taken(name: &str, why: &str) -> Error {
     )
 }
 
+fn switched_off() -> HealthEntry {
+    HealthEntry {
+        code: NOT_CONFINED.to_owned(),
+        message: "all files of its user and all system calls are open to the agent: confine is off".to_owned(),
+        hint: "set confine = \"on\", and start it again".to_owned(),
+    }
+}
+
 fn not_confined(why: &str) -> HealthEntry {
     HealthEntry {
-        code: "not_confined".to_owned(),
+        code: NOT_CONFINED.to_owned(),
         message: format!("the agent has more rights than it needs: {why}"),
         hint: "see docs/privileges.md; a container's own filter may stand in the way".to_owned(),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::ToSocketAddrs;
+
+    use super::*;
+    use crate::config::{Key, Settings};
+
+    fn config(given: &[(Key, &str)]) -> Config {
+        let mut settings = Settings::default();
+        for (key, value) in given {
+            settings.set(*key, vec![(*value).to_owned()], Origin::Flag("--flag"));
+        }
+        Config::from_settings(&settings).unwrap()
+    }
+
+    #[test]
+    fn a_confined_process_has_its_own_files_and_the_name_service() {
+        let directory = tempfile::tempdir().unwrap();
+        let [state, run, other] = ["state", "run", "other"].map(|name| directory.path().join(name));
+        for tree in [&state, &run, &other] {
+            fs::create_dir(tree).unwrap();
+            fs::write(tree.join("file"), "x").unwrap();
+        }
+        let socket = run.join("file").display().to_string();
+        let config = config(&[(Key::StateDir, state.to_str().unwrap()), (Key::Socket, &socket)]);
+        // The limits go with the thread.
+        let confined = || {
+            let mut health = Vec::new();
+            confine_agent(&config, &mut health);
+            assert_eq!(health, []);
+            fs::write(state.join("new"), "x").unwrap();
+            fs::rename(state.join("new"), state.join("file")).unwrap();
+            fs::remove_file(&config.socket.value).unwrap();
+            assert!("localhost:1".to_socket_addrs().unwrap().next().is_some());
+            assert!(User::from_name("nobody").unwrap().is_some());
+            let group = nix::unistd::Gid::from_raw(0);
+            assert!(nix::unistd::getgrouplist(c"root", group).unwrap().contains(&group));
+            assert!(agentnet_platform::process::resident_memory().unwrap() > 0);
+            let denied = |result: io::Result<()>| result.unwrap_err().kind() == io::ErrorKind::PermissionDenied;
+            assert!(denied(fs::read(other.join("file")).map(drop)) && denied(fs::write(run.join("new"), "x")));
+            assert!(denied(fs::read("/proc/1/status").map(drop)) && denied(fs::read_dir("/").map(drop)));
+        };
+        std::thread::scope(|scope| scope.spawn(confined).join().unwrap());
+    }
+
+    #[test]
+    fn the_switch_is_told() {
+        let mut health = Vec::new();
+        confine_agent(&config(&[(Key::Confine, "off")]), &mut health);
+        assert_eq!(health.iter().map(|entry| entry.code.as_str()).collect::<Vec<_>>(), [NOT_CONFINED]);
+        assert!(fs::read("/proc/1/status").is_ok());
+    }
+
+    #[test]
+    fn a_user_that_is_asked_for_and_not_there_is_an_error() {
+        let error = Rights::choose(&config(&[(Key::User, "no-such-user")]), &mut Vec::new()).unwrap_err();
+        assert_eq!(error.code, ErrorCode::ConfigInvalid);
+        let root = Rights::choose(&config(&[(Key::User, ROOT)]), &mut Vec::new());
+        assert_eq!(root.is_ok_and(|rights| rights.user().is_none()), Uid::effective().is_root());
     }
 }

@@ -25,6 +25,7 @@ mod offload;
 mod outages;
 mod path_mtu;
 mod port_mapping;
+mod privileges;
 mod ready;
 mod relay;
 mod restart;
