@@ -104,13 +104,22 @@ pub fn is_single_threaded() -> bool {
     crate::os::confine::is_single_threaded()
 }
 
-/// Becomes `user` for good, if one is given, and gives up all capabilities; with `network_admin` all but the one to
-/// administer the network, which is kept if it is there. No program started from here on can gain any.
+/// What a process may keep of root's rights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// To administer the network: `CAP_NET_ADMIN`.
+    Network,
+    /// To use files whoever they belong to: `CAP_DAC_OVERRIDE`.
+    FilesOfOthers,
+}
+
+/// Becomes `user` for good, if one is given, and gives up all capabilities but those to `keep`, as far as they are there.
+/// No program started from here on can gain any.
 ///
 /// # Errors
 /// The first that failed. The others of the user and the capabilities were not tried then.
-pub fn keep_only(user: Option<&ServiceUser>, network_admin: bool) -> Result<(), ConfineError> {
-    crate::os::confine::keep_only(user, network_admin)
+pub fn keep_only(user: Option<&ServiceUser>, keep: &[Right]) -> Result<(), ConfineError> {
+    crate::os::confine::keep_only(user, keep)
 }
 
 /// What a process may still do with files. Those that are open stay so.

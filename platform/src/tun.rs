@@ -15,7 +15,13 @@ pub struct TunOptions {
     pub name: Option<String>,
     /// Maximum transmission unit in bytes. IPv6 needs 1,280 at least (RFC 8200, section 5).
     pub mtu: u16,
+    /// Queues, each to be served by a thread of its own; all packets of a flow are in one. 1 where the operating system
+    /// has no more.
+    pub queues: usize,
 }
+
+/// Queues of one device, at most.
+pub const MAX_QUEUES: usize = 16;
 
 /// Why a device could not be created.
 #[derive(Debug, thiserror::Error)]

@@ -18,7 +18,7 @@ use tokio::sync::mpsc::Receiver;
 const TABLE: u32 = 24_942;
 
 fn tun() -> Tun {
-    let options = TunOptions { name: None, mtu: 1_500 };
+    let options = TunOptions { name: None, mtu: 1_500, queues: 1 };
     Tun::open(&options).unwrap()
 }
 

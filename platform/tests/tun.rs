@@ -19,11 +19,14 @@ const THEIRS: Ipv6Addr = Ipv6Addr::new(0xfd61, 0x6e74, 0, 0, 0, 0, 0, 2);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn options(name: Option<&str>) -> TunOptions {
-    TunOptions { name: name.map(str::to_owned), mtu: MTU }
+    TunOptions { name: name.map(str::to_owned), mtu: MTU, queues: 1 }
 }
 
 async fn configured(name: &str) -> Tun {
-    let tun = Tun::open(&options(Some(name))).unwrap();
+    configure(Tun::open(&options(Some(name))).unwrap()).await
+}
+
+async fn configure(tun: Tun) -> Tun {
     let config = InterfaceConfig {
         mtu: MTU.into(),
         addresses: vec!["fd61:6e74::1/128".parse().unwrap()],
@@ -95,7 +98,7 @@ fn packets_pass_both_ways() {
     let namespace = Namespace::new();
     namespace.enter_async(|| async {
         let tun = configured("both").await;
-        let mut queue = tun.queue();
+        let mut queue = tun.queue(0);
         let socket = UdpSocket::bind((OURS, 0)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
 
@@ -122,7 +125,7 @@ fn a_refused_packet_does_not_hold_up_the_rest() {
     let namespace = Namespace::new();
     namespace.enter_async(|| async {
         let tun = configured("refuse").await;
-        let mut queue = tun.queue();
+        let mut queue = tun.queue(0);
         let socket = UdpSocket::bind((OURS, 0)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let port = socket.local_addr().unwrap().port();
@@ -143,7 +146,7 @@ fn a_device_that_is_down_drops_and_one_that_is_gone_fails() {
     let namespace = Namespace::new();
     namespace.enter(|| {
         let tun = Tun::open(&options(Some("switched-off"))).unwrap();
-        let mut queue = tun.queue();
+        let mut queue = tun.queue(0);
         let report = write(&mut queue, &[udp_packet(9, b"x")]);
         assert_eq!(report, WriteReport { written: 0, dropped: 1 });
         namespace.ip(&["link", "del", "switched-off"]);
@@ -164,7 +167,7 @@ fn segmentation_offload_hands_over_more_than_an_mtu() {
         if !tun.udp_offload() {
             panic!("this kernel has no UDP segmentation offload for TUN (Linux 6.2), nothing is tested");
         }
-        let mut queue = tun.queue();
+        let mut queue = tun.queue(0);
         let payload: Vec<u8> = (0..2_500u32).map(|n| n.to_le_bytes()[0]).collect();
         let socket = UdpSocket::bind((OURS, 0)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -241,10 +244,46 @@ fn without_a_name_the_first_free_one_is_taken_and_given_back() {
         let shown = namespace.ip(&["link", "show", "agentnet0"]);
         assert!(shown.contains("mtu 1280"), "{shown}");
 
-        let queue = first.queue();
+        let queue = first.queue(0);
         drop(first);
         assert!(matches!(Tun::open(&options(Some("agentnet0"))), Err(TunError::NameTaken(_))));
         drop(queue);
         assert_eq!(Tun::open(&options(None)).unwrap().name(), "agentnet0");
+    });
+}
+
+#[test]
+fn each_flow_has_one_of_several_queues() {
+    let namespace = Namespace::new();
+    namespace.enter_async(|| async {
+        let wanted = TunOptions { queues: 3, ..options(None) };
+        let tun = configure(Tun::open(&wanted).unwrap()).await;
+        assert_eq!((tun.name(), tun.queue_count()), ("agentnet0", 3));
+        let mut queues = [0, 1, 2].map(|number| tun.queue(number));
+        let mut batch = PacketBatch::new(1 << 20, 64);
+        let mut seen = [0; 3];
+        for flow in 0..64 {
+            let socket = UdpSocket::bind((OURS, 0)).unwrap();
+            for _ in 0..3 {
+                socket.send_to(b"outward", (THEIRS, 4_000 + flow)).unwrap();
+            }
+            let counts = queues.each_mut().map(|queue| {
+                batch.clear();
+                queue.read_batch(&mut batch).unwrap();
+                batch.iter().filter(|(_, packet)| packet.get(6) == Some(&17)).count()
+            });
+            let queue = counts.iter().position(|count| *count == 3).unwrap_or_else(|| panic!("{counts:?}"));
+            assert_eq!(counts.iter().sum::<usize>(), 3, "{counts:?}");
+            seen[queue] += 1;
+        }
+        assert!(seen.iter().all(|flows| *flows > 0), "a queue gets nothing: {seen:?}");
+        // All lead to the same interface.
+        let socket = UdpSocket::bind((OURS, 0)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        for queue in &mut queues {
+            assert_eq!(write(queue, &[udp_packet(port, b"inward")]), WriteReport { written: 1, dropped: 0 });
+            assert_eq!(socket.recv(&mut [0; 64]).unwrap(), 6);
+        }
     });
 }

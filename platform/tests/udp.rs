@@ -386,3 +386,31 @@ fn sockets_on_one_address_take_no_other() {
     let foreign: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
     assert!(matches!(UdpSockets::bind_on(&[foreign], &options(0)), Err(UdpError::NoFamily)));
 }
+
+#[test]
+fn twins_share_the_port_and_nobody_else_does() {
+    Namespace::new().enter(|| {
+        let sockets = UdpSockets::bind(&options(0)).unwrap();
+        let twin = sockets.twin().unwrap();
+        assert_eq!(twin.port(), sockets.port());
+        assert_eq!(twin.fds().len() + 1, sockets.fds().len(), "the extra sockets belong to one of them");
+        assert!(matches!(UdpSockets::bind(&options(sockets.port())), Err(UdpError::PortInUse(_))));
+
+        // Each flow stays with one of them: what a sender sends twice is where the first was.
+        let mut seen = [0, 0];
+        for _ in 0..64 {
+            let sender = UdpSockets::bind(&options(0)).unwrap();
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, sockets.port()));
+            for _ in 0..2 {
+                sender.send_to(b"datagram", to, None).unwrap();
+            }
+            let counts = [&sockets, &twin].map(|one| {
+                let mut batch = RecvBatch::new();
+                one.recv_batch(&mut batch).unwrap()
+            });
+            assert!(counts == [2, 0] || counts == [0, 2], "{counts:?}");
+            seen[usize::from(counts[1] > 0)] += 1;
+        }
+        assert!(seen.iter().all(|flows| *flows > 0), "one of them gets nothing: {seen:?}");
+    });
+}

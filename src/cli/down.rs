@@ -40,7 +40,9 @@ struct Stopped {
 pub(super) fn run(_: &Args, global: &Global, out: &mut Output) -> Result<(), Failure> {
     let client = Client::new(global)?;
     let unit = SYSTEMD.unit();
-    let way = how_to_stop(names_another(global)?, unit.as_ref(), Uid::effective().is_root());
+    // Of one that does not answer only systemd can say anything.
+    let answering = block_on(running(&client)).ok().flatten();
+    let way = how_to_stop(names_another(global)?, answering, unit.as_ref(), Uid::effective().is_root());
     let stopped = match way {
         Stop::Ask => block_on(stop(&client))?,
         Stop::AskUntilBoot => {
@@ -62,13 +64,17 @@ pub(super) fn run(_: &Args, global: &Global, out: &mut Output) -> Result<(), Fai
     })
 }
 
+/// The process that answers on the control socket.
+async fn running(client: &Client) -> Result<Option<u32>, Error> {
+    match client.get::<Status>("/v1/status").await {
+        Ok(status) => Ok(Some(status.this.pid)),
+        Err(error) if error.code == ErrorCode::NoDaemon => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 async fn stop(client: &Client) -> Result<Stopped, Error> {
-    let status: Status = match client.get("/v1/status").await {
-        Ok(status) => status,
-        Err(error) if error.code == ErrorCode::NoDaemon => return Ok(Stopped { was_running: false, pid: None }),
-        Err(error) => return Err(error),
-    };
-    let pid = status.this.pid;
+    let Some(pid) = running(client).await? else { return Ok(Stopped { was_running: false, pid: None }) };
     match client.post_nothing("/v1/down").await {
         // It may end before its answer is out.
         Err(error) if error.code != ErrorCode::NoDaemon => return Err(error),

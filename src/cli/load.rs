@@ -1,8 +1,8 @@
 //! Brings the sources of the configuration together: flags, environment, file.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::Global;
@@ -11,6 +11,7 @@ use crate::config::{
     Config, DEFAULT_FILE, DEFAULT_SOCKET, DEFAULT_STATE_DIR, Key, MAX_FILE_BYTES, Origin, Settings, control_socket,
     parse_file, with_setting,
 };
+use crate::daemon::{Access, write_whole};
 
 /// The environment variable that names the configuration file.
 const FILE_VARIABLE: &str = "AGENTNET_CONFIG";
@@ -167,20 +168,41 @@ impl FileArgs {
     }
 }
 
-/// Writes settings of `config` into the configuration file at `path`, which is made if it is not there. Returns those
-/// that the file did not have so.
+/// What was written into a configuration file.
+#[derive(Debug)]
+pub(super) struct Written {
+    /// Settings that the file did not have so.
+    pub(super) keys: Vec<Key>,
+    path: PathBuf,
+    /// The text before; `None` when there was no file.
+    before: Option<String>,
+}
+
+impl Written {
+    /// Makes the file what it was before. What fails is left: the error that led here says more.
+    pub(super) fn undo(self) {
+        let _ = match self.before {
+            _ if self.keys.is_empty() => Ok(()),
+            Some(text) => replace(&self.path, &text),
+            None => fs::remove_file(&self.path),
+        };
+    }
+}
+
+/// Writes settings of `config` into the configuration file at `path`, which is made if it is not there.
 ///
 /// # Errors
 /// `config_invalid`: the file cannot be read or written. It is then as it was.
-pub(super) fn write_settings(path: &Path, config: &Config, keys: &[Key]) -> Result<Vec<Key>, Error> {
+pub(super) fn write_settings(path: &Path, config: &Config, keys: &[Key]) -> Result<Written, Error> {
     let failed = |error: io::Error| {
         let message = format!("{}: the configuration file cannot be written: {error}", path.display());
         Error::new(ErrorCode::ConfigInvalid, message, "look at the path and at the room on its disk")
     };
-    let mut text = match read_text(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-        text => text.map_err(failed)?,
+    let before = match read_text(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        text => Some(text.map_err(failed)?),
     };
+    let mut text = before.clone().unwrap_or_default();
     let mut written = Vec::new();
     for key in keys {
         let with = with_setting(&text, *key, &config.given(*key));
@@ -194,7 +216,7 @@ pub(super) fn write_settings(path: &Path, config: &Config, keys: &[Key]) -> Resu
     if !written.is_empty() {
         replace(path, &text).map_err(failed)?;
     }
-    Ok(written)
+    Ok(Written { keys: written, path: path.to_owned(), before })
 }
 
 /// Gives a file new content, whole or not at all. Who may read it stays the same, whatever the umask.
@@ -206,26 +228,8 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
         fs::set_permissions(directory, Permissions::from_mode(0o755))?;
     }
-    let beside = path.with_extension("toml.new");
-    let written = (|| {
-        // Left behind by a try that was interrupted; its mode may be another.
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        if let Some(old) = &old {
-            fchown(&file, Some(old.uid()), Some(old.gid()))?;
-        }
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
-    written
+    let access = Access { mode, owner: old.map(|old| (old.uid(), old.gid())) };
+    write_whole(path, text.as_bytes(), access)
 }
 
 /// Whether flags or environment name an agent that is not the default one.
@@ -333,7 +337,7 @@ mod tests {
         let config = Config::from_settings(&settings).unwrap();
         let keys = [Key::Name, Key::Port];
         let mode = || fs::metadata(&path).unwrap().mode() & 0o777;
-        assert_eq!(write_settings(&path, &config, &keys).unwrap(), keys);
+        assert_eq!(write_settings(&path, &config, &keys).unwrap().keys, keys);
         assert_eq!(fs::read_to_string(&path).unwrap(), "name = \"one\"\nport = 0\n");
         assert_eq!(mode(), 0o644);
         fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
@@ -342,11 +346,11 @@ mod tests {
         assert_eq!(mode(), 0o666, "no usual umask leaves that");
         fs::write(&path, "# mine\nmtu = 1400\nname = \"two\" # was\nport = 0\n").unwrap();
         fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-        assert_eq!(write_settings(&path, &config, &keys).unwrap(), [Key::Name]);
+        assert_eq!(write_settings(&path, &config, &keys).unwrap().keys, [Key::Name]);
         let text = "# mine\nmtu = 1400\nname = \"one\" # was\nport = 0\n";
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
         assert_eq!(mode(), 0o600);
-        assert_eq!(write_settings(&path, &config, &keys).unwrap(), []);
+        assert_eq!(write_settings(&path, &config, &keys).unwrap().keys, []);
         let entries: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
         assert_eq!(entries.len(), 1, "{entries:?}");
     }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
 use std::process::{Command, Output as Ended, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::api::{Error, ErrorCode};
@@ -20,6 +21,8 @@ pub(super) const UNIT: &str = "agentnet.service";
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long it may take to stop the agent: the unit's own limit, and some.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long, once a program has ended, the last of what it said may take.
+const PIPE_PATIENCE: Duration = Duration::from_secs(1);
 /// How many lines of the service's log are shown.
 const LOG_LINES: &str = "--lines=10";
 /// Longest output taken from systemd's programs, bytes.
@@ -95,9 +98,12 @@ pub(super) enum Stop {
     Service,
 }
 
-/// `another` says that flags or environment name an agent that is not the service's.
-pub(super) fn how_to_stop(another: bool, unit: Option<&Unit>, root: bool) -> Stop {
-    match unit.filter(|unit| !another && (unit.active || unit.enabled)) {
+/// `another` says that flags or environment name an agent that is not the service's; `answering` is the process that
+/// answers on the control socket. One that is not the service's was started by hand in its place, and the service is none
+/// of its business.
+pub(super) fn how_to_stop(another: bool, answering: Option<u32>, unit: Option<&Unit>, root: bool) -> Stop {
+    let stands_in = |unit: &Unit| answering.is_some() && answering != unit.pid;
+    match unit.filter(|unit| !another && !stands_in(unit) && (unit.active || unit.enabled)) {
         None => Stop::Ask,
         Some(_) if root => Stop::Service,
         Some(unit) if unit.enabled => Stop::AskUntilBoot,
@@ -201,22 +207,26 @@ fn run(program: &str, arguments: &[&str], patience: Duration) -> io::Result<Opti
             }
         }
     };
-    let text = |thread: Option<std::thread::JoinHandle<Vec<u8>>>| {
-        thread.and_then(|thread| thread.join().ok()).unwrap_or_default()
+    // Whoever it left behind may hold its pipes open.
+    let text = |said: Option<mpsc::Receiver<Vec<u8>>>| {
+        said.and_then(|said| said.recv_timeout(PIPE_PATIENCE).ok()).unwrap_or_default()
     };
     Ok(Some(Ended { status, stdout: text(stdout), stderr: text(stderr) }))
 }
 
-/// Reads on a thread of its own: a pipe that is not read stops the one who writes.
-fn collect(pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+/// Reads on a thread of its own: a pipe that is not read stops the one who writes. All comes at the end, or when there is
+/// too much.
+fn collect(pipe: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
+    let (sender, said) = mpsc::channel();
     std::thread::spawn(move || {
         let mut all = Vec::new();
         let mut pipe = pipe.take(MAX_OUTPUT);
         let _ = pipe.read_to_end(&mut all);
+        let _ = sender.send(all);
         // The rest goes nowhere.
         let _ = io::copy(&mut pipe.into_inner(), &mut io::sink());
-        all
-    })
+    });
+    said
 }
 
 #[cfg(test)]
@@ -300,8 +310,11 @@ mod tests {
 
     #[test]
     fn down_stops_what_up_has_started() {
-        let with = |active, enabled| Some(Unit { active, enabled, pid: None });
-        let how = |unit: Option<Unit>, another, root| how_to_stop(another, unit.as_ref(), root);
+        let with = |active, enabled| Some(Unit { active, enabled, pid: active.then_some(7) });
+        let how = |unit: Option<Unit>, another, root| {
+            let answering = unit.as_ref().and_then(|unit| unit.pid);
+            how_to_stop(another, answering, unit.as_ref(), root)
+        };
         assert_eq!(how(None, false, true), Stop::Ask);
         assert_eq!(how(with(false, false), false, true), Stop::Ask);
         for unit in [with(true, true), with(true, false), with(false, true)] {
@@ -310,6 +323,15 @@ mod tests {
         }
         assert_eq!(how(with(true, true), false, false), Stop::AskUntilBoot);
         assert_eq!(how(with(true, false), false, false), Stop::Ask);
+    }
+
+    #[test]
+    fn the_service_is_left_alone_when_another_agent_stands_in_for_it() {
+        for (active, pid) in [(true, Some(7)), (false, None)] {
+            let unit = Unit { active, enabled: true, pid };
+            assert_eq!(how_to_stop(false, Some(8), Some(&unit), true), Stop::Ask);
+            assert_eq!(how_to_stop(false, None, Some(&unit), true), Stop::Service);
+        }
     }
 
     /// Programs that say what they were called with, and end as told.
@@ -350,6 +372,15 @@ mod tests {
         let missing = Systemd { systemctl: "/nonexistent", ..SYSTEMD };
         assert_eq!(missing.unit(), None);
         assert_eq!(missing.disable().unwrap_err().code, ErrorCode::ServiceFailed);
+    }
+
+    #[test]
+    fn a_pipe_that_stays_open_holds_nobody_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let systemd = fake(directory.path(), "sleep 5 & exit 0");
+        let start = Instant::now();
+        systemd.disable().unwrap();
+        assert!(start.elapsed() < Duration::from_secs(4));
     }
 
     #[test]

@@ -141,9 +141,7 @@ fn start_service(
 ) -> Result<Started, Error> {
     let names = |keys: &[Key]| keys.iter().map(|key| key.name()).collect::<Vec<_>>().join(", ");
     let written = write_settings(Path::new(DEFAULT_FILE), config, write)?;
-    if !written.is_empty() {
-        out.note(&format!("Written to {DEFAULT_FILE}: {}.", names(&written)));
-    }
+    let keys = names(&written.keys);
     if !unseen.is_empty() {
         out.note(&format!("The service does not see {}; {DEFAULT_FILE} is where it looks.", unseen.join(", ")));
     }
@@ -152,7 +150,16 @@ fn start_service(
     if let Some(spinner) = spinner {
         spinner.finish_and_clear();
     }
-    enabled?;
+    if let Err(error) = enabled {
+        // systemd goes on with one that only takes long.
+        if error.code != ErrorCode::TimedOut {
+            written.undo();
+        }
+        return Err(error);
+    }
+    if !keys.is_empty() {
+        out.note(&format!("Written to {DEFAULT_FILE}: {keys}."));
+    }
     match running(config)? {
         Some((started, _)) => Ok(Started { already_running: false, ..started }),
         None => Err(Error::new(

@@ -16,9 +16,17 @@ pub fn with_setting(text: &str, key: Key, values: &[String]) -> String {
         return replaced(text, old.span(), &value);
     }
     let line = format!("{} = {value}\n", key.name());
-    let at = place(text, key).unwrap_or(text.len());
-    let separator = if at > 0 && !text.get(..at).is_some_and(|before| before.ends_with('\n')) { "\n" } else { "" };
-    replaced(text, at..at, &format!("{separator}{line}"))
+    let with_line = |at: usize| {
+        let separator = if at > 0 && !text.get(..at).is_some_and(|before| before.ends_with('\n')) { "\n" } else { "" };
+        replaced(text, at..at, &format!("{separator}{line}"))
+    };
+    // The comment may stand inside a value of several lines.
+    let below = place(text, key).map(with_line).filter(|text| has(text, key));
+    below.unwrap_or_else(|| with_line(text.len()))
+}
+
+fn has(text: &str, key: Key) -> bool {
+    DeTable::parse(text).is_ok_and(|table| table.get_ref().keys().any(|name| name.get_ref() == key.name()))
 }
 
 /// The end of the line that shows the setting in a comment.
@@ -93,6 +101,14 @@ mod tests {
         assert_eq!(with_setting("# port", Key::Port, &texts(&["7"])), "# port\nport = 7\n");
         assert_eq!(with_setting("#port = 1", Key::Port, &texts(&["7"])), "#port = 1\nport = 7\n");
         assert_eq!(with_setting("", Key::Discovery, &[]), "discovery = []\n");
+    }
+
+    #[test]
+    fn a_comment_inside_a_value_is_no_place() {
+        let text = "rendezvous = [\n  #port = 1\n]\n";
+        assert_eq!(with_setting(text, Key::Port, &texts(&["7"])), format!("{text}port = 7\n"));
+        let text = "rendezvous = [\n  \"\"\"\n#port = 1\n\"\"\"]\n";
+        assert_eq!(with_setting(text, Key::Port, &texts(&["7"])), format!("{text}port = 7\n"));
     }
 
     #[test]

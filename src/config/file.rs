@@ -120,6 +120,7 @@ fn example(key: Key) -> &'static str {
         Key::LogLevel => "\"info\"",
         Key::LogFormat => "\"text\"",
         Key::Mtu => "1420",
+        Key::Queues => "2",
         Key::User => "\"agentnet\"",
         Key::Confine => "\"on\"",
     }

@@ -45,6 +45,8 @@ pub const MIN_MTU: u16 = 1280;
 /// Largest interface MTU in bytes: a UDP payload over IPv4 (65,507) less WireGuard's overhead (32), cut to a multiple
 /// of its padding (16).
 pub const MAX_MTU: u16 = 65_472;
+/// Most queues of the interface.
+pub const MAX_QUEUES: u16 = 16;
 /// Longest control socket path in bytes: `sun_path` less its end, on the system that allows least.
 pub const MAX_SOCKET_PATH: usize = 103;
 /// Most rendezvous servers an agent uses; as many as its record can name.
@@ -122,6 +124,7 @@ keys! {
     LogLevel "log_level" Text None, "AGENTNET_LOG", "error, warn, info, debug, trace, off, or a list of target=level";
     LogFormat "log_format" Text None, "AGENTNET_LOG_FORMAT", "text or json";
     Mtu "mtu" Number None, "AGENTNET_MTU", "MTU of the interface in bytes";
+    Queues "queues" Number None, "AGENTNET_QUEUES", "queues of the interface, each with threads of its own";
     User "user" Text Some("--user"), "AGENTNET_USER", "user whose rights the agent takes when it has started as root";
     Confine "confine" Text None, "AGENTNET_CONFINE",
         "whether the running agent may only use the files and system calls that it needs: on or off";
@@ -324,6 +327,8 @@ pub struct Config {
     pub log_format: Setting<LogFormat>,
     /// Interface MTU in bytes; chosen by the agent when absent.
     pub mtu: Setting<Option<u16>>,
+    /// Queues of the interface; chosen by the agent when absent.
+    pub queues: Setting<Option<u16>>,
     /// The user an agent of root becomes; `root` for none.
     pub user: Setting<String>,
     /// Whether the running agent is limited in the files and system calls it may use.
@@ -371,6 +376,7 @@ impl Config {
             Key::LogLevel => self.log_level.value.clone(),
             Key::LogFormat => self.log_format.value.as_str().to_owned(),
             Key::Mtu => self.mtu.value.map_or_else(String::new, |mtu| mtu.to_string()),
+            Key::Queues => self.queues.value.map_or_else(String::new, |queues| queues.to_string()),
             Key::User => self.user.value.clone(),
             Key::Confine if self.confine.value => "on".to_owned(),
             Key::Confine => "off".to_owned(),
@@ -404,6 +410,7 @@ impl Config {
             Key::LogLevel => &self.log_level.origin,
             Key::LogFormat => &self.log_format.origin,
             Key::Mtu => &self.mtu.origin,
+            Key::Queues => &self.queues.origin,
             Key::User => &self.user.origin,
             Key::Confine => &self.confine.origin,
         }

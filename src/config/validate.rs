@@ -10,8 +10,8 @@ use tracing_subscriber::EnvFilter;
 use super::problem::closest;
 use super::{
     Config, DEFAULT_IPV4_RANGE, DEFAULT_LOG_LEVEL, DEFAULT_SOCKET, DEFAULT_STATE_DIR, DEFAULT_USER, DiscoveryKind,
-    Given, Invalid, Key, LogFormat, MAX_MTU, MAX_RENDEZVOUS, MAX_SOCKET_PATH, MIN_MTU, Origin, Problem, ProblemKind,
-    SOCKET_IN_STATE_DIR, Setting, Settings,
+    Given, Invalid, Key, LogFormat, MAX_MTU, MAX_QUEUES, MAX_RENDEZVOUS, MAX_SOCKET_PATH, MIN_MTU, Origin, Problem,
+    ProblemKind, SOCKET_IN_STATE_DIR, Setting, Settings,
 };
 use crate::identity::{Name, RendezvousRef};
 
@@ -66,6 +66,7 @@ pub(super) fn validate(settings: &Settings) -> Result<Config, Invalid> {
         log_level: check.setting(Key::LogLevel, DEFAULT_LOG_LEVEL.to_owned(), one(log_level)),
         log_format: check.setting(Key::LogFormat, LogFormat::default(), one(log_format)),
         mtu: check.setting(Key::Mtu, None, one(mtu)),
+        queues: check.setting(Key::Queues, None, one(queues)),
         user: check.setting(Key::User, DEFAULT_USER.to_owned(), one(user)),
         confine: check.setting(Key::Confine, true, one(on_or_off)),
     };
@@ -179,6 +180,16 @@ fn mtu(text: &str) -> Result<Option<u16>, Refusal> {
         _ => refuse(
             format!("{text:?} is not an MTU"),
             format!("the MTU is a number of bytes from {MIN_MTU} to {MAX_MTU}; leave it out to let the agent choose"),
+        ),
+    }
+}
+
+fn queues(text: &str) -> Result<Option<u16>, Refusal> {
+    match text.parse::<u16>() {
+        Ok(queues) if (1..=MAX_QUEUES).contains(&queues) => Ok(Some(queues)),
+        _ => refuse(
+            format!("{text:?} is not a number of queues"),
+            format!("it goes from 1 to {MAX_QUEUES}; leave it out to let the agent choose by the number of processors"),
         ),
     }
 }
@@ -376,6 +387,7 @@ mod tests {
                 "log_level=info default",
                 "log_format=text default",
                 "mtu= default",
+                "queues= default",
                 "user=agentnet default",
                 "confine=on default",
             ]

@@ -27,6 +27,7 @@ mod sleep_detector;
 mod start;
 mod state_dir;
 mod store;
+mod whole_file;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -35,6 +36,7 @@ use agentnet_platform::privilege::{PrivilegeError, check_network_admin};
 
 pub use rendezvous::{Rendezvous, RendezvousOptions};
 pub use state_dir::{LOG_FILE, OLD_LOG_FILE, make_state_dir};
+pub use whole_file::{Access, write_whole};
 
 use crate::api::{Error, ErrorCode};
 use crate::config::Config;

@@ -1,4 +1,4 @@
-//! The two threads that carry packets. Each sleeps in poll(2) until there is something to do.
+//! The threads that carry packets, two for each queue of the device. Each sleeps in poll(2) until there is something to do.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -50,6 +50,7 @@ const LINGER: Duration = Duration::from_millis(10);
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) fib: Arc<ArcSwap<Fib>>,
+    /// Where the control plane sends; those of the first queue.
     pub(super) socket: Arc<UdpSockets>,
     pub(super) own_key: TunnelPublic,
     /// What the device takes in one piece.
@@ -68,16 +69,31 @@ pub(super) struct PacketThreads {
 }
 
 impl PacketThreads {
-    /// Starts both; `queue` gives the device's queue.
-    pub(super) fn start(shared: &Shared, queue: impl Fn() -> TunQueue) -> io::Result<Self> {
-        let stop = Stop { flag: Arc::default(), waker: Waker::new()? };
-        let mut threads = Self { stop: stop.clone(), handles: Vec::new() };
-        let carrier = Arc::new(Carrier::new(shared, &queue)?);
-        let (helper, device, until) = (Arc::clone(&carrier), queue(), stop.clone());
-        threads.spawn("agentnet-out", shared, move || helper.help(&device, &until))?;
-        let (socket, device) = (Arc::clone(&shared.socket), queue());
-        threads.spawn("agentnet-in", shared, move || carrier.run(&socket, &device, &stop))?;
+    /// Starts two for the first queue, and two for each of `twins`; `queue` gives the device's queue of a number. The
+    /// queues share nothing but the sessions. The kernel keeps all packets of a flow in one, on both sides; when the first answer
+    /// of a flow comes by another one, its packets go there from then on.
+    pub(super) fn start(
+        shared: &Shared,
+        twins: &[Arc<UdpSockets>],
+        queue: impl Fn(usize) -> TunQueue,
+    ) -> io::Result<Self> {
+        let mut threads = Self { stop: Stop { flag: Arc::default(), waker: Waker::new()? }, handles: Vec::new() };
+        for (number, socket) in [&shared.socket].into_iter().chain(twins).enumerate() {
+            let shared = Shared { socket: Arc::clone(socket), ..shared.clone() };
+            if let Err(error) = threads.start_queue(&shared, number, || queue(number)) {
+                threads.stop();
+                return Err(error);
+            }
+        }
         Ok(threads)
+    }
+
+    fn start_queue(&mut self, shared: &Shared, number: usize, queue: impl Fn() -> TunQueue) -> io::Result<()> {
+        let carrier = Arc::new(Carrier::new(shared, number, &queue)?);
+        let (helper, device, stop) = (Arc::clone(&carrier), queue(), self.stop.clone());
+        self.spawn(&format!("agentnet-out{number}"), shared, move || helper.help(&device, &stop))?;
+        let (socket, device, stop) = (Arc::clone(&shared.socket), queue(), self.stop.clone());
+        self.spawn(&format!("agentnet-in{number}"), shared, move || carrier.run(&socket, &device, &stop))
     }
 
     fn spawn(
@@ -96,7 +112,7 @@ impl PacketThreads {
         Ok(())
     }
 
-    /// Stops both and waits for them.
+    /// Stops all and waits for them.
     pub(super) fn stop(self) {
         self.stop.flag.store(true, Ordering::Relaxed);
         self.stop.waker.wake();
@@ -187,9 +203,9 @@ struct Carrier {
 }
 
 impl Carrier {
-    fn new(shared: &Shared, queue: impl Fn() -> TunQueue) -> io::Result<Self> {
+    fn new(shared: &Shared, number: usize, queue: impl Fn() -> TunQueue) -> io::Result<Self> {
         Ok(Self {
-            outgoing: Direction::new(Outgoing::new(shared, queue())),
+            outgoing: Direction::new(Outgoing::new(shared, number, queue())),
             incoming: Direction::new(Incoming::new(shared, queue())),
             handed_over: AtomicBool::new(false),
             handed: Waker::new()?,
@@ -213,13 +229,20 @@ impl Carrier {
                 self.incoming.work.lock().carry(Some(ready))?;
             }
             if self.handed_over.load(Ordering::Relaxed) {
-                self.outgoing.meanwhile(Outgoing::carry)?;
-            } else if self.outgoing.work.lock().carry()? >= HANDED_OVER_FROM {
+                self.outgoing.meanwhile(|outgoing| outgoing.carry(&mut || self.receive()))?;
+            } else if self.outgoing.work.lock().carry(&mut || self.receive())? >= HANDED_OVER_FROM {
                 self.handed_over.store(true, Ordering::Relaxed);
                 self.handed.wake();
             }
         }
         Ok(())
+    }
+
+    /// Receives while something else has to wait, unless somebody is at it. An error comes back on the next call.
+    fn receive(&self) {
+        if let Some(mut incoming) = self.incoming.work.try_lock() {
+            let _ = incoming.carry(None);
+        }
     }
 
     /// The second thread: the device when there is much.
@@ -228,7 +251,7 @@ impl Carrier {
             wait_readable(&[self.handed.as_fd()], &stop.waker, None)?;
             self.handed.drain();
             while !stop.is_asked() {
-                while !stop.is_asked() && self.outgoing.work.lock().carry()? > 0 {
+                while !stop.is_asked() && self.outgoing.work.lock().carry(&mut || self.receive())? > 0 {
                     self.incoming.meanwhile(|incoming| incoming.carry(None))?;
                 }
                 if self.outgoing.wait(&[device.as_fd()], stop, Some(LINGER))?.is_timeout() {
@@ -266,11 +289,11 @@ struct Incoming {
 }
 
 impl Outgoing {
-    fn new(shared: &Shared, device: TunQueue) -> Self {
+    fn new(shared: &Shared, number: usize, device: TunQueue) -> Self {
         Self {
             shared: shared.clone(),
             device,
-            outbound: Outbound::new(Arc::clone(&shared.counters)),
+            outbound: Outbound::of_queue(Arc::clone(&shared.counters), number),
             packets: PacketBatch::new(OUT_BATCH_BYTES, OUT_BATCH_PACKETS),
             send: SendBatch::new(SEND_BYTES, shared.socket.max_gso_segments()),
             replies: PacketBatch::new(REPLY_BYTES, OUT_BATCH_PACKETS),
@@ -278,8 +301,9 @@ impl Outgoing {
         }
     }
 
-    /// Carries one batch. Returns how many bytes it had, 0 when there was none.
-    fn carry(&mut self) -> io::Result<usize> {
+    /// Carries one batch; does what else there is to do while the send buffers are full. Returns how many bytes it had, 0
+    /// when there was none.
+    fn carry(&mut self, meanwhile: &mut dyn FnMut()) -> io::Result<usize> {
         self.packets.clear();
         if self.device.read_batch(&mut self.packets)? == 0 {
             return Ok(0);
@@ -291,7 +315,7 @@ impl Outgoing {
             let (fib, replies) = (self.shared.fib.load(), &mut self.replies);
             next = self.outbound.process(clock(), &fib, &self.packets, next, &mut self.send, replies, &mut self.sink);
             if !self.send.is_empty() {
-                let report = self.shared.socket.send_batch(&self.send);
+                let report = self.shared.socket.send_batch_while(&self.send, meanwhile);
                 self.outbound.batch_sent(clock(), &report, &mut self.sink);
             }
             if !self.replies.is_empty() {

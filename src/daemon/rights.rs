@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use agentnet_platform::confine::{self, Acting, ConfineError, FileLimits, Files, ServiceUser};
+use agentnet_platform::confine::{self, Acting, ConfineError, FileLimits, Files, Right, ServiceUser};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, Uid, User, faccessat};
 
@@ -47,6 +47,8 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const OWN_PROCESS: &str = "/proc/self";
 /// The health entry of a process with more rights than it needs.
 const NOT_CONFINED: &str = "not_confined";
+/// What to do where a user cannot be had.
+const HINT: &str = "name another with --user, or root to stay root; a service has its own, see User= of its unit";
 /// The user that nothing is given up for.
 const ROOT: &str = "root";
 
@@ -55,6 +57,8 @@ const ROOT: &str = "root";
 pub(super) struct Rights {
     /// To become; `None` to stay who started it.
     user: Option<ServiceUser>,
+    /// Of root's.
+    keep: &'static [Right],
 }
 
 impl Rights {
@@ -63,47 +67,24 @@ impl Rights {
     /// # Errors
     /// The user that was asked for cannot be had.
     pub(super) fn choose(config: &Config, health: &mut Vec<HealthEntry>) -> Result<Self, Error> {
-        let asked = config.user.origin != Origin::Default;
-        let name = config.user.value.as_str();
-        if !Uid::effective().is_root() {
-            return if asked { stay(name) } else { Ok(Self { user: None }) };
-        }
-        if name == ROOT {
-            return Ok(Self { user: None });
-        }
-        if !confine::is_supported() {
-            return if asked {
-                Err(not_taken(name, &ConfineError::Unsupported.to_string()))
-            } else {
-                Ok(Self { user: None })
-            };
-        }
-        let found = ServiceUser::find(name).map_err(|error| not_taken(name, &error.to_string()))?;
-        let Some(user) = found else {
-            if asked {
-                return Err(not_taken(name, "there is no such user"));
-            }
-            tracing::info!(
-                hint = format!("sudo useradd --system --user-group {name}"),
-                "there is no user {name}: the agent stays root, without root's rights but the one over the network"
-            );
-            return Ok(Self { user: None });
-        };
-        if user.uid().is_root() {
-            return Ok(Self { user: None });
-        }
-        match prepare(&user, config) {
-            Ok(()) => Ok(Self { user: Some(user) }),
-            Err(obstacle) if asked => Err(not_taken(name, &obstacle.why)),
-            Err(obstacle) => {
+        let user = choose_user(config, health)?;
+        let stays_root = user.is_none() && Uid::effective().is_root();
+        let keep: &[Right] = match socket_dir_of_others(config) {
+            Some(directory) if stays_root && confine::is_supported() => {
                 health.push(HealthEntry {
-                    code: "runs_as_root".to_owned(),
-                    message: format!("the agent runs as root, not as {name}: {}", obstacle.why),
-                    hint: obstacle.hint,
+                    code: NOT_CONFINED.to_owned(),
+                    message: format!(
+                        "the agent keeps the right to files of others: {} is somebody else's, and the control socket must \
+                         be removed from there",
+                        directory.display()
+                    ),
+                    hint: "name a directory of its own with --socket".to_owned(),
                 });
-                Ok(Self { user: None })
+                &[Right::Network, Right::FilesOfOthers]
             }
-        }
+            _ => &[Right::Network],
+        };
+        Ok(Self { user, keep })
     }
 
     /// The user.
@@ -114,7 +95,7 @@ impl Rights {
     /// Acts with the user's rights until the guard is gone.
     pub(super) fn act(&self) -> Result<Option<Acting>, Error> {
         let acting = self.user.as_ref().map(ServiceUser::act).transpose();
-        acting.map_err(|error| not_taken(self.name(), &error.to_string()))
+        acting.map_err(|error| not_taken(self.name(), &error.to_string(), HINT))
     }
 
     /// Gives up the rights of root.
@@ -128,9 +109,9 @@ impl Rights {
         if !confine::is_single_threaded() {
             health.push(not_confined("threads were started too early"));
         }
-        match confine::keep_only(self.user.as_ref(), true) {
+        match confine::keep_only(self.user.as_ref(), self.keep) {
             Ok(()) => Ok(()),
-            Err(error @ ConfineError::User { .. }) => Err(not_taken(self.name(), &error.to_string())),
+            Err(error @ ConfineError::User { .. }) => Err(not_taken(self.name(), &error.to_string(), HINT)),
             Err(error) => {
                 health.push(not_confined(&error.to_string()));
                 Ok(())
@@ -141,6 +122,55 @@ impl Rights {
     fn name(&self) -> &str {
         self.user.as_ref().map_or(ROOT, ServiceUser::name)
     }
+}
+
+/// The user to become, who can reach everything by then.
+fn choose_user(config: &Config, health: &mut Vec<HealthEntry>) -> Result<Option<ServiceUser>, Error> {
+    let asked = config.user.origin != Origin::Default;
+    let name = config.user.value.as_str();
+    let refused = |why: &str| if asked { Err(not_taken(name, why, HINT)) } else { Ok(None) };
+    if !Uid::effective().is_root() {
+        let own = User::from_uid(Uid::effective()).ok().flatten();
+        return if own.is_some_and(|own| own.name == name) { Ok(None) } else { refused("it was not started as root") };
+    }
+    if name == ROOT {
+        return Ok(None);
+    }
+    if !confine::is_supported() {
+        return refused(&ConfineError::Unsupported.to_string());
+    }
+    let found = ServiceUser::find(name).map_err(|error| not_taken(name, &error.to_string(), HINT))?;
+    let Some(user) = found else {
+        if !asked {
+            tracing::info!(
+                hint = format!("sudo useradd --system --user-group {name}"),
+                "there is no user {name}: the agent stays root, without root's rights but the one over the network"
+            );
+        }
+        return refused("there is no such user");
+    };
+    if user.uid().is_root() {
+        return Ok(None);
+    }
+    match prepare(&user, config) {
+        Ok(()) => Ok(Some(user)),
+        Err(obstacle) if asked => Err(not_taken(name, &obstacle.why, &obstacle.hint)),
+        Err(obstacle) => {
+            health.push(HealthEntry {
+                code: "runs_as_root".to_owned(),
+                message: format!("the agent runs as root, not as {name}: {}", obstacle.why),
+                hint: obstacle.hint,
+            });
+            Ok(None)
+        }
+    }
+}
+
+/// The directory of the control socket, if root could write there by its special right alone.
+fn socket_dir_of_others(config: &Config) -> Option<&Path> {
+    let directory = config.socket.value.parent()?;
+    let found = fs::metadata(directory).ok()?;
+    (found.uid() != 0 && found.mode() & 0o003 != 0o003).then_some(directory)
 }
 
 /// From here on the kernel refuses everything that a running agent does not do.
@@ -156,7 +186,7 @@ pub(super) fn confine_agent(config: &Config, health: &mut Vec<HealthEntry>) {
 pub(super) fn confine_server(state_dir: &Path, wanted: bool) {
     let mut health = Vec::new();
     if confine::is_supported() {
-        if let Err(error) = confine::keep_only(None, false) {
+        if let Err(error) = confine::keep_only(None, &[]) {
             health.push(not_confined(&error.to_string()));
         }
         match wanted {
@@ -283,20 +313,8 @@ fn unreachable(path: &Path, error: &io::Error) -> Obstacle {
     Obstacle::new(why, "name directories that it can reach with --state-dir and --socket")
 }
 
-/// A process that is not root's stays who it is.
-fn stay(name: &str) -> Result<Rights, Error> {
-    match User::from_uid(Uid::effective()) {
-        Ok(Some(user)) if user.name == name => Ok(Rights { user: None }),
-        _ => Err(not_taken(name, "the agent was not started as root")),
-    }
-}
-
-fn not_taken(name: &str, why: &str) -> Error {
-    Error::new(
-        ErrorCode::ConfigInvalid,
-        format!("the agent cannot become the user {name}: {why}"),
-        "name another with --user, or root to stay root; a service has its own, see User= of its unit",
-    )
+fn not_taken(name: &str, why: &str, hint: &str) -> Error {
+    Error::new(ErrorCode::ConfigInvalid, format!("the agent cannot become the user {name}: {why}"), hint)
 }
 
 fn switched_off() -> HealthEntry {

@@ -12,6 +12,9 @@ use crate::time::Time;
 /// A watchdog interval is this many sign-of-life intervals long, so that one late sign ends nothing.
 const SIGNS_PER_INTERVAL: u32 = 3;
 
+/// How long the manager may take to make room for the word that the service is ready.
+const READY_PATIENCE: Duration = Duration::from_secs(2);
+
 /// The service manager, if there is one.
 #[derive(Debug, Default)]
 pub(super) struct ServiceManager {
@@ -31,6 +34,7 @@ impl ServiceManager {
         let connected = UnixDatagram::unbound().and_then(|socket| {
             // A manager that does not read must not stop the work.
             socket.set_nonblocking(true)?;
+            socket.set_write_timeout(Some(READY_PATIENCE))?;
             socket.connect(&path)?;
             Ok(socket)
         });
@@ -50,7 +54,10 @@ impl ServiceManager {
 
     /// Whoever waits for this service can go on. Signs of life begin.
     pub(super) fn ready(&mut self, now: Time, status: &str) {
+        // Said once, and without it the manager would end the service: this is worth a wait.
+        self.set_blocking(true);
         self.tell(&format!("READY=1\nSTATUS={status}\n"));
+        self.set_blocking(false);
         self.due = self.interval.map(|interval| now + interval);
     }
 
@@ -71,6 +78,12 @@ impl ServiceManager {
         {
             self.tell("WATCHDOG=1\n");
             self.due = Some(now + interval);
+        }
+    }
+
+    fn set_blocking(&self, blocking: bool) {
+        if let Some(socket) = &self.socket {
+            let _ = socket.set_nonblocking(!blocking);
         }
     }
 

@@ -1,6 +1,6 @@
 //! From a configuration to a running agent, and back: everything taken from the host is given back in reverse order.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -36,6 +36,8 @@ use crate::node::{Node, NodeConfig};
 const OPEN_FILES: u64 = 4096;
 /// Socket buffers, bytes: what arrives at 10 Gb/s in 1.6 ms. The kernel's limit may allow less.
 const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
+/// Queues without being asked: programs and the kernel need processors too.
+const MOST_USUAL_QUEUES: usize = 4;
 /// Routing tables of agents that are not the first on their host: this plus the UDP port.
 const TABLE_BASE: u32 = 0x6161_0000;
 
@@ -86,6 +88,8 @@ struct Host {
     network: Network,
     layout: HostLayout,
     sockets: Arc<UdpSockets>,
+    /// Those of the further queues.
+    twins: Vec<Arc<UdpSockets>>,
     tun: Tun,
     interface: Interface,
     /// IPv4 aliases in force.
@@ -108,8 +112,12 @@ impl Host {
         }
         let mtu = config.mtu.value.map_or_else(|| interface_mtu(&layout), u32::from);
         let tun = open_tun(config, mtu)?;
+        let twins = (1..tun.queue_count())
+            .map(|_| sockets.twin().map(Arc::new))
+            .collect::<io::Result<_>>()
+            .map_err(|error| udp_error(&UdpError::Other(error)))?;
         let interface = Interface::new(&layout, start.identity.id(), range, mtu, sockets.port());
-        let mut host = Self { network, layout, sockets, tun, interface, range, mtu };
+        let mut host = Self { network, layout, sockets, twins, tun, interface, range, mtu };
         match host.interface.configure(&host.network, &host.tun, range, &mut start.health).await {
             Ok(range) => {
                 host.range = range;
@@ -139,8 +147,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
     let (ended, ended_queue) = mpsc::channel(2);
     let network_events = host.network.events().map_err(|error| interface_failed(&error.to_string()))?;
     let _control_socket = ControlSocket::serve(&config.socket.value, requests).await?;
-    // A process in the background was started by `up`, which is told below.
-    let mut service_manager = if background { ServiceManager::default() } else { ServiceManager::from_environment() };
+    let mut service_manager = service_manager(background);
     // Nothing of the network has been read yet, and there are no threads but this one.
     confine_agent(&config, &mut start.health);
     let (resolver, resolved) = Resolver::new();
@@ -171,7 +178,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         strangers,
         ended,
     };
-    let threads = PacketThreads::start(&shared, || host.tun.queue())
+    let threads = PacketThreads::start(&shared, &host.twins, |number| host.tun.queue(number))
         .map_err(|error| interface_failed(&format!("the packet threads cannot be started: {error}")))?;
     let started = Started {
         identity: node.identity_document(),
@@ -198,6 +205,11 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
     let result = event_loop.run(queues, &host.network).await;
     threads.stop();
     result
+}
+
+/// A process in the background was started by `up`, which is told at the end of the start.
+fn service_manager(background: bool) -> ServiceManager {
+    if background { ServiceManager::default() } else { ServiceManager::from_environment() }
 }
 
 fn make_node(host: &Host, start: &mut Start, config: &Config, counters: Arc<Counters>) -> Result<Node, Error> {
@@ -352,7 +364,11 @@ fn choose_range(
 }
 
 fn open_tun(config: &Config, mtu: u32) -> Result<Tun, Error> {
-    let options = TunOptions { name: config.tun.value.clone(), mtu: u16::try_from(mtu).unwrap_or(u16::MAX) };
+    let options = TunOptions {
+        name: config.tun.value.clone(),
+        mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+        queues: config.queues.value.map_or_else(usual_queues, usize::from),
+    };
     Tun::open(&options).map_err(|error| {
         let message = error.to_string();
         match error {
@@ -371,6 +387,12 @@ fn open_tun(config: &Config, mtu: u32) -> Result<Tun, Error> {
     })
 }
 
+/// One queue keeps two processors busy: one with what is sent, one with what comes in.
+fn usual_queues() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).clamp(1, MOST_USUAL_QUEUES)
+}
+
 fn unreadable_peers(loaded: &Loaded) -> Option<HealthEntry> {
     (loaded.unreadable > 0).then(|| {
         entry(
@@ -384,7 +406,7 @@ fn unreadable_peers(loaded: &Loaded) -> Option<HealthEntry> {
 fn report_ready(started: Started) {
     if let Ok(mut line) = serde_json::to_vec(&StartReport::Ready(started)) {
         line.push(b'\n');
-        let mut out = std::io::stdout();
+        let mut out = io::stdout();
         // Whoever started us may have gone; that is no reason to stop.
         let _ = out.write_all(&line).and_then(|()| out.flush());
     }

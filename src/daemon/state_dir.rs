@@ -1,7 +1,7 @@
 //! The state directory: one agent's identity and state, used by one process at a time.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use agentnet_platform::confine::{ConfineError, ServiceUser};
 use nix::unistd::Uid;
 
+use super::whole_file::{Access, write_whole};
 use crate::api::{Error, ErrorCode, HealthEntry};
 use crate::config::SOCKET_IN_STATE_DIR;
 use crate::identity::{IdentityKey, key_file};
@@ -24,12 +25,22 @@ const STATE_FILE: &str = "state.redb";
 /// Held locked while an agent runs here.
 const LOCK_FILE: &str = "lock";
 /// All that an agent has in its state directory, half-written files included.
-const OUR_FILES: [&str; 8] =
-    [IDENTITY_FILE, "identity.new", STATE_FILE, "state.new", LOCK_FILE, LOG_FILE, OLD_LOG_FILE, SOCKET_IN_STATE_DIR];
+const OUR_FILES: [&str; 8] = [
+    IDENTITY_FILE,
+    "identity.key.new",
+    STATE_FILE,
+    "state.new",
+    LOCK_FILE,
+    LOG_FILE,
+    OLD_LOG_FILE,
+    SOCKET_IN_STATE_DIR,
+];
 /// A process that was just killed holds its lock until its last thread is gone.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the lock is tried in that time.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
+/// Nobody else may read the identity.
+const PRIVATE: Access = Access { mode: 0o600, owner: None };
 /// Largest identity file that is read, bytes. One has two lines.
 const MAX_IDENTITY_BYTES: u64 = 4096;
 
@@ -100,7 +111,8 @@ impl StateDir {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let key = IdentityKey::generate(&mut super::start::system_rng());
-                write_new(&path, key_file::emit(&key).as_bytes()).map_err(|error| unusable(&path, &error))?;
+                write_whole(&path, key_file::emit(&key).as_bytes(), PRIVATE)
+                    .map_err(|error| unusable(&path, &error))?;
                 tracing::info!(path = %path.display(), "identity created");
                 return Ok((key, None));
             }
@@ -192,24 +204,6 @@ fn check_owner(path: &Path) -> Result<(), Error> {
         format!("{} belongs to, or may be written by, somebody else", path.display()),
         format!("chown it to the user the agent runs as, and chmod go-w {}", path.display()),
     ))
-}
-
-/// Creates a file whole or not at all: written beside it, flushed to disk, then given its name.
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let written = (|| {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
-        // An earlier try may have left the file with another mode.
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
-    written?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn damaged(path: &Path, why: &str) -> Error {

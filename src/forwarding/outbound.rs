@@ -67,11 +67,17 @@ impl Outbound {
     /// A data plane that counts here.
     #[must_use]
     pub fn new(counters: Arc<Counters>) -> Self {
+        Self::of_queue(counters, 0)
+    }
+
+    /// That of one queue of several, 16 at most: their packets never have the same identification.
+    #[must_use]
+    pub fn of_queue(counters: Arc<Counters>, number: usize) -> Self {
         Self {
             counters,
             segment: vec![0; MAX_PACKET].into_boxed_slice(),
             fragment: vec![0; MAX_PACKET].into_boxed_slice(),
-            identification: 0,
+            identification: (number as u32) << 28,
             errors_left: ERROR_BURST,
             errors_refilled: Time::ZERO,
             too_big_told: None,

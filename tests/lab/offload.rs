@@ -74,6 +74,27 @@ fn streams_enter_as_they_left() {
 }
 
 #[test]
+fn flows_keep_their_order_in_several_queues() {
+    const QUEUES: usize = 3;
+    let lab = Lab::two_hosts();
+    let configuration = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&configuration, format!("queues = {QUEUES}")).unwrap();
+    let scene = Scene::with(lab.a(), lab.b(), &["--config", configuration.path().to_str().unwrap()]);
+    for side in &scene.both {
+        assert_eq!(side.carrying_threads(), 2 * QUEUES);
+    }
+    scene.compare(Order::Flows, || {
+        for (number, way) in scene.ways().iter().enumerate() {
+            let seed = format!("{}-{number}", seed());
+            way.streams(8, 500_000, &seed);
+            let [sent, received] = way.datagrams(20, &seed, 5.0, Order::Any);
+            assert_eq!(received, sent, "datagrams to {} are missing", way.address);
+        }
+    });
+    scene.assert_undamaged();
+}
+
+#[test]
 fn datagrams_enter_as_they_left() {
     let lab = Lab::two_hosts();
     let scene = Scene::on(lab.a(), lab.b());
@@ -163,6 +184,8 @@ enum Order {
     Same,
     /// The order, but some packets do not arrive.
     SomeLost,
+    /// The order of each flow; of TCP, nothing arrives that was not sent, or twice.
+    Flows,
     /// Nothing arrives that was not sent, or twice.
     Any,
 }
@@ -172,6 +195,7 @@ impl Order {
         match self {
             Self::Same => "in_order",
             Self::SomeLost => "some_lost",
+            Self::Flows => "flows",
             Self::Any => "reordered",
         }
     }
@@ -199,10 +223,18 @@ struct Way<'scene, 'lab> {
 
 impl<'lab> Scene<'lab> {
     fn on(a: &'lab Host, b: &'lab Host) -> Self {
-        [a, b].map(|host| host.ok("ip -6 addr flush dev eth0"));
-        let (a, mut b) = (Agent::started(a), Agent::new(b));
+        Self::with(a, b, &[])
+    }
+
+    /// With these flags more.
+    fn with(a: &'lab Host, b: &'lab Host, flags: &[&str]) -> Self {
+        let _ = [a, b].map(|host| host.ok("ip -6 addr flush dev eth0"));
+        let (mut a, mut b) = (Agent::new(a), Agent::new(b));
         b.flags.extend(OTHER_RANGE.map(Into::into));
-        b.up();
+        for agent in [&mut a, &mut b] {
+            agent.flags.extend(flags.iter().map(|flag| (*flag).into()));
+            agent.up();
+        }
         trust(&a, &b);
         for (one, other) in [(&a, &b), (&b, &a)] {
             one.host().wait_until_reaches(other.ipv6().into());
@@ -279,6 +311,12 @@ impl Side<'_> {
     /// Its own address of the version of this one.
     fn own_like(&self, address: IpAddr) -> IpAddr {
         self.own[usize::from(address.is_ipv4())]
+    }
+
+    fn carrying_threads(&self) -> usize {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.agent.pid())).unwrap();
+        let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
+        names.filter(|name| name.starts_with("agentnet-in") || name.starts_with("agentnet-out")).count()
     }
 
     /// The agent took all that the device gave, and the device all that the agent gave.

@@ -202,8 +202,8 @@ fn the_usual_user_is_taken_where_there_is_one() {
         "touch \"$FAKE/absent\"\n\
          sed -i '/^agentnet:/d' /etc/passwd /etc/group\n\
          agentnet up >/dev/null\n\
-         pid() { agentnet --json status | tr -dc 'a-z0-9:' | sed 's/.*pid:\\([0-9]*\\).*/\\1/'; }\n\
-         status() { sed -n \"s/^$1:[[:space:]]*//p\" /proc/\"$(pid)\"/status | tr '\\t' ' '; }\n\
+         pid() { agentnet --socket \"${1:-/run/agentnet/agentnet.sock}\" --json status | tr -dc 'a-z0-9:' | sed 's/.*pid:\\([0-9]*\\).*/\\1/'; }\n\
+         status() { sed -n \"s/^$1:[[:space:]]*//p\" /proc/\"$(pid ${2:-})\"/status | tr '\\t' ' '; }\n\
          echo \"stays $(status Uid)\"\n\
          agentnet down >/dev/null\n\
          echo 'agentnet:x:941:941::/:/bin/false' >>/etc/passwd\n\
@@ -214,7 +214,8 @@ fn the_usual_user_is_taken_where_there_is_one() {
          stat --format='%n %u %a' /run/agentnet /run/agentnet/agentnet.sock /var/lib/agentnet /var/lib/agentnet/identity.key\n\
          agentnet down >/dev/null\n\
          ls /run/agentnet\n\
-         agentnet --state-dir /var/lib --socket /run/agentnet/other.sock up | grep runs_as_root\n\
+         agentnet --state-dir /var/lib --socket /run/agentnet/other.sock up | grep -E 'runs_as_root|not_confined'\n\
+         status CapEff /run/agentnet/other.sock\n\
          stat --format='%n %u' /var/lib\n\
          agentnet --state-dir /var/lib --socket /run/agentnet/other.sock down >/dev/null\n\
          ls /run/agentnet\n",
@@ -230,6 +231,8 @@ fn the_usual_user_is_taken_where_there_is_one() {
         "/var/lib/agentnet 941 700",
         "/var/lib/agentnet/identity.key 941 600",
         "runs as root, not as agentnet: /var/lib is not the agent's alone",
+        "keeps the right to files of others: /run/agentnet is somebody else's",
+        "0000000000001002",
         "/var/lib 0",
     ];
     let lines: Vec<&str> = lines.into_iter().filter(|line| !line.is_empty()).collect();

@@ -10,7 +10,7 @@ use landlock::{
 use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, getegid, geteuid, getgroups, setegid, seteuid, setgroups, setresgid, setresuid};
 
-use crate::confine::{ConfineError, FileLimits, Files, ServiceUser};
+use crate::confine::{ConfineError, FileLimits, Files, Right, ServiceUser};
 
 /// The newest kernel whose limits were tried with this program: Linux 6.12.
 const KNOWN: ABI = ABI::V6;
@@ -48,15 +48,19 @@ pub(crate) fn act(user: &ServiceUser) -> Result<Acting, ConfineError> {
     Ok(before)
 }
 
-pub(crate) fn keep_only(user: Option<&ServiceUser>, network_admin: bool) -> Result<(), ConfineError> {
+pub(crate) fn keep_only(user: Option<&ServiceUser>, keep: &[Right]) -> Result<(), ConfineError> {
     // Takes a right that goes with the user. A process that never had it has a bounding set that somebody else chose.
     if let Err(error) = caps::clear(None, CapSet::Bounding) {
         tracing::debug!(%error, "the bounding set of capabilities stays as it is");
     }
     if let Some(user) = user {
-        become_user(user, network_admin).map_err(|errno| refused(user, errno))?;
+        become_user(user, !keep.is_empty()).map_err(|errno| refused(user, errno))?;
     }
-    let wanted = if network_admin { CapsHashSet::from([Capability::CAP_NET_ADMIN]) } else { CapsHashSet::new() };
+    let wanted = keep.iter().map(|right| match right {
+        Right::Network => Capability::CAP_NET_ADMIN,
+        Right::FilesOfOthers => Capability::CAP_DAC_OVERRIDE,
+    });
+    let wanted = wanted.collect();
     reduce_to(&wanted).map_err(|error| ConfineError::Capabilities(error.to_string()))?;
     prctl::set_no_new_privs().map_err(|errno| ConfineError::NewPrivileges(errno.into()))
 }
@@ -156,7 +160,7 @@ mod tests {
     fn capabilities_are_given_up() {
         apart(|| {
             let had = caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_ADMIN).unwrap();
-            keep_only(None, true).unwrap();
+            keep_only(None, &[Right::Network]).unwrap();
             let kept = CapsHashSet::from_iter(had.then_some(Capability::CAP_NET_ADMIN));
             for set in [CapSet::Effective, CapSet::Permitted] {
                 assert_eq!(caps::read(None, set).unwrap(), kept, "{set:?}");
@@ -165,7 +169,7 @@ mod tests {
                 assert_eq!(caps::read(None, set).unwrap(), CapsHashSet::new(), "{set:?}");
             }
             assert!(prctl::get_no_new_privs().unwrap());
-            keep_only(None, false).unwrap();
+            keep_only(None, &[]).unwrap();
             assert_eq!(caps::read(None, CapSet::Permitted).unwrap(), CapsHashSet::new());
             // No way back.
             assert!(caps::raise(None, CapSet::Permitted, Capability::CAP_NET_ADMIN).is_err());

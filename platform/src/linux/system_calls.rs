@@ -141,7 +141,7 @@ const OLDER: &[c_long] = &[
 ];
 #[cfg(target_arch = "aarch64")]
 const OLDER: &[c_long] = &[libc::SYS_accept, libc::SYS_renameat];
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(target_arch = "riscv64")]
 const OLDER: &[c_long] = &[libc::SYS_accept];
 
 /// `PR_SET_VMA` of linux/prctl.h: the C library names its memory.

@@ -5,12 +5,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::net::if_::if_nametoindex;
+use nix::sys::stat::Mode;
 use nix::unistd;
 
 use crate::batch::{PacketBatch, VnetHeader};
-use crate::tun::{PacketDevice, TunError, TunOptions, WriteReport, is_valid_name};
+use crate::tun::{MAX_QUEUES, PacketDevice, TunError, TunOptions, WriteReport, is_valid_name};
 
+const DEVICE: &str = "/dev/net/tun";
 /// The kernel replaces `%d` by the first number that makes the name free.
 const NAME_PATTERN: &str = "agentnet%d";
 
@@ -28,10 +31,12 @@ mod offload {
 
 // TUNSETOFFLOAD of linux/if_tun.h: _IOW('T', 208, unsigned int), the flags passed by value.
 nix::ioctl_write_int!(tun_set_offload, b'T', 208);
+// TUNSETIFF of linux/if_tun.h: _IOW('T', 202, int), with a pointer to a `struct ifreq`.
+nix::ioctl_write_ptr_bad!(tun_set_interface, 0x4004_54ca, libc::ifreq);
 
 /// A TUN interface. It exists as long as this value or one of its queues does: the device is not persistent.
 pub struct Tun {
-    fd: Arc<OwnedFd>,
+    queues: Vec<Arc<OwnedFd>>,
     name: String,
     index: u32,
     udp_offload: bool,
@@ -52,20 +57,17 @@ impl Tun {
                 return Err(TunError::NameTaken(name.clone()));
             }
         }
-        let mut configuration = tun::configure();
-        configuration.tun_name(options.name.as_deref().unwrap_or(NAME_PATTERN)).mtu(options.mtu).platform_config(
-            |platform| {
-                platform.vnet_hdr(true);
-            },
-        );
-        let device = tun::create(&configuration).map_err(|error| classify(error, options))?;
-        device.set_nonblock().map_err(TunError::Other)?;
-        let name = tun::AbstractDevice::tun_name(&device).map_err(|error| TunError::Other(error.into()))?;
-        // SAFETY: `into_raw_fd` gives up the only owner of an open descriptor; nobody else closes it.
-        let fd = unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) };
-        let index = if_nametoindex(name.as_str()).map_err(|errno| TunError::Other(errno.into()))?;
-        let udp_offload = enable_offload(&fd).map_err(|errno| TunError::Other(errno.into()))?;
-        Ok(Self { fd: Arc::new(fd), name, index, udp_offload })
+        let (queues, name) = match options.queues.clamp(1, MAX_QUEUES) {
+            1 => open_single(options)?,
+            count => open_queues(options, count)?,
+        };
+        let other = |errno: Errno| TunError::Other(errno.into());
+        let index = if_nametoindex(name.as_str()).map_err(other)?;
+        let mut udp_offload = true;
+        for fd in &queues {
+            udp_offload &= enable_offload(fd).map_err(other)?;
+        }
+        Ok(Self { queues: queues.into_iter().map(Arc::new).collect(), name, index, udp_offload })
     }
 
     /// The interface's name.
@@ -92,10 +94,17 @@ impl Tun {
         true
     }
 
-    /// The queue. Every call gives the same one: packets are read by whoever comes first.
+    /// How many queues there are, 1 at least.
     #[must_use]
-    pub fn queue(&self) -> TunQueue {
-        TunQueue { fd: Arc::clone(&self.fd) }
+    pub fn queue_count(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// The queue of this number, modulo how many there are. Every call gives the same one: packets are read by whoever
+    /// comes first.
+    #[must_use]
+    pub fn queue(&self, number: usize) -> TunQueue {
+        TunQueue { fd: Arc::clone(&self.queues[number % self.queues.len()]) }
     }
 }
 
@@ -166,6 +175,52 @@ fn write_retrying(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
     }
 }
 
+fn open_single(options: &TunOptions) -> Result<(Vec<OwnedFd>, String), TunError> {
+    let mut configuration = tun::configure();
+    configuration.tun_name(options.name.as_deref().unwrap_or(NAME_PATTERN)).mtu(options.mtu).platform_config(
+        |platform| {
+            platform.vnet_hdr(true);
+        },
+    );
+    let device = tun::create(&configuration).map_err(|error| classify(error.into(), options))?;
+    device.set_nonblock().map_err(TunError::Other)?;
+    let name = tun::AbstractDevice::tun_name(&device).map_err(|error| TunError::Other(error.into()))?;
+    // SAFETY: `into_raw_fd` gives up the only owner of an open descriptor; nobody else closes it.
+    let fd = unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) };
+    Ok((vec![fd], name))
+}
+
+/// A device with several queues, which the library does not make. The MTU is left to whoever configures the interface.
+fn open_queues(options: &TunOptions, count: usize) -> Result<(Vec<OwnedFd>, String), TunError> {
+    let refused = |errno: Errno| classify(errno.into(), options);
+    let mut name = options.name.clone().unwrap_or_else(|| NAME_PATTERN.to_owned());
+    let mut queues = Vec::new();
+    for _ in 0..count {
+        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let fd = open(DEVICE, flags, Mode::empty()).map_err(refused)?;
+        name = attach(&fd, &name).map_err(refused)?;
+        queues.push(fd);
+    }
+    Ok((queues, name))
+}
+
+/// Makes `fd` a queue of the device of this name, which is made if it is not there. Returns the name.
+fn attach(fd: &OwnedFd, name: &str) -> Result<String, Errno> {
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags as libc::c_short },
+    };
+    // The last byte stays zero.
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: the request is a whole `ifreq` that outlives the call; the kernel writes the name into it. The pointer is
+    // derived from a mutable reference.
+    unsafe { tun_set_interface(fd.as_raw_fd(), &raw mut request)? };
+    Ok(request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte as u8)).collect())
+}
+
 /// Turns on the most the kernel knows; returns whether that includes UDP.
 fn enable_offload(fd: &OwnedFd) -> Result<bool, Errno> {
     let set = |flags: u32| {
@@ -180,8 +235,7 @@ fn enable_offload(fd: &OwnedFd) -> Result<bool, Errno> {
     }
 }
 
-fn classify(error: tun::Error, options: &TunOptions) -> TunError {
-    let error = io::Error::from(error);
+fn classify(error: io::Error, options: &TunOptions) -> TunError {
     let errno = error.raw_os_error().map(Errno::from_raw);
     match (errno, &options.name) {
         (Some(Errno::EBUSY | Errno::EEXIST), Some(name)) => TunError::NameTaken(name.clone()),

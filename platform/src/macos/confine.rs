@@ -1,4 +1,4 @@
-use crate::confine::{ConfineError, FileLimits, Files, ServiceUser};
+use crate::confine::{ConfineError, FileLimits, Files, Right, ServiceUser};
 
 pub(crate) struct Acting;
 
@@ -14,7 +14,7 @@ pub(crate) fn act(_: &ServiceUser) -> Result<Acting, ConfineError> {
     Err(ConfineError::Unsupported)
 }
 
-pub(crate) fn keep_only(_: Option<&ServiceUser>, _: bool) -> Result<(), ConfineError> {
+pub(crate) fn keep_only(_: Option<&ServiceUser>, _: &[Right]) -> Result<(), ConfineError> {
     Err(ConfineError::Unsupported)
 }
 

@@ -82,9 +82,15 @@ impl Tun {
         false
     }
 
+    /// How many queues there are: 1.
+    #[must_use]
+    pub fn queue_count(&self) -> usize {
+        1
+    }
+
     /// The queue. Every call gives the same one: packets are read by whoever comes first.
     #[must_use]
-    pub fn queue(&self) -> TunQueue {
+    pub fn queue(&self, _number: usize) -> TunQueue {
         TunQueue { fd: Arc::clone(&self.fd) }
     }
 }

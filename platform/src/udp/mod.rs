@@ -154,6 +154,11 @@ pub trait DatagramSocket: Send + Sync {
     /// such. One thread at a time.
     fn send_batch(&self, batch: &SendBatch) -> SendReport;
 
+    /// The same; `meanwhile` is called about every millisecond that it waits.
+    fn send_batch_while(&self, batch: &SendBatch, _meanwhile: &mut dyn FnMut()) -> SendReport {
+        self.send_batch(batch)
+    }
+
     /// Sends one datagram, from this local end, without blocking. It cannot be fragmented on the way.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use quinn_udp::{UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -26,6 +26,9 @@ const PORT_TRIES: usize = 16;
 /// thread; shorter, and a burst is lost that the device would have drained.
 const SEND_PATIENCE: Duration = Duration::from_millis(50);
 
+/// How often, while it waits, it does what else there is to do.
+const SEND_NAP: u8 = 1;
+
 /// Trains that a receive asks for at least: one more than the single packet of a quiet host, which shows that it was all.
 const LEAST_EXPECTED: usize = 2;
 
@@ -37,7 +40,9 @@ const MAX_QUEUED_ERRORS: usize = 64;
 pub struct UdpSockets {
     v4: Option<Bound>,
     v6: Option<Bound>,
-    extra: ExtraSockets,
+    extra: Arc<ExtraSockets>,
+    /// Receives what comes in at the extra ones; a twin leaves that to the first.
+    receives_extra: bool,
     options: UdpOptions,
     port: u16,
     /// Where the next receive looks first, so that a flood in one place cannot silence the others.
@@ -92,8 +97,27 @@ impl UdpSockets {
         if v4.is_none() && v6.is_none() {
             return Err(UdpError::NoFamily);
         }
-        let extra = ExtraSockets::new().map_err(UdpError::Other)?;
-        Ok(Self { v4, v6, extra, options: options.clone(), port, first: AtomicUsize::new(0) })
+        let extra = Arc::new(ExtraSockets::new().map_err(UdpError::Other)?);
+        let (receives_extra, options) = (true, options.clone());
+        Ok(Self { v4, v6, extra, receives_extra, options, port, first: AtomicUsize::new(0) })
+    }
+
+    /// Another pair on the same port. The kernel gives all datagrams of one flow (addresses and ports) to one pair; the
+    /// extra sockets are common to all, and received from by this one only.
+    ///
+    /// # Errors
+    /// What the kernel says when it cannot bind another one.
+    pub fn twin(&self) -> io::Result<Self> {
+        let twin = |bound: &Option<Bound>| bound.as_ref().map(|bound| bound.twin(&self.options)).transpose();
+        Ok(Self {
+            v4: twin(&self.v4)?,
+            v6: twin(&self.v6)?,
+            extra: Arc::clone(&self.extra),
+            receives_extra: false,
+            options: self.options.clone(),
+            port: self.port,
+            first: AtomicUsize::new(0),
+        })
     }
 
     /// Lets `send` have the socket that a datagram leaves by.
@@ -118,9 +142,9 @@ impl UdpSockets {
     fn receive_where(&self, batch: &mut RecvBatch, wanted: impl Fn(usize) -> bool) -> io::Result<usize> {
         batch.clear();
         let main = [&self.v4, &self.v6].into_iter().flatten();
-        let extra = main.clone().count();
+        let places = main.clone().count() + usize::from(self.receives_extra);
         let first = self.first.fetch_add(1, Ordering::Relaxed);
-        for index in (0..=extra).map(|turn| first.wrapping_add(turn) % (extra + 1)).filter(|index| wanted(*index)) {
+        for index in (0..places).map(|turn| first.wrapping_add(turn) % places).filter(|index| wanted(*index)) {
             let received = match main.clone().nth(index) {
                 Some(bound) => bound.receive(SocketId::MAIN, batch),
                 None => self.receive_extra(batch),
@@ -161,8 +185,12 @@ impl DatagramSocket for UdpSockets {
     }
 
     fn send_batch(&self, batch: &SendBatch) -> SendReport {
+        self.send_batch_while(batch, &mut || {})
+    }
+
+    fn send_batch_while(&self, batch: &SendBatch, meanwhile: &mut dyn FnMut()) -> SendReport {
         let mut report = SendReport::default();
-        let mut patience = Patience { deadline: None };
+        let mut patience = Patience { deadline: None, meanwhile };
         for transmit in batch.transmits() {
             let sent = self.with_bound(transmit.local, &transmit.destination, |bound| {
                 bound.send(transmit, &mut patience, &mut report);
@@ -213,11 +241,23 @@ impl DatagramSocket for UdpSockets {
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let bound = [&self.v4, &self.v6].into_iter().flatten();
-        bound.map(|bound| bound.socket.as_fd()).chain([self.extra.as_fd()]).collect()
+        let extra = self.receives_extra.then(|| self.extra.as_fd());
+        bound.map(|bound| bound.socket.as_fd()).chain(extra).collect()
     }
 }
 
 impl Bound {
+    /// Another one on the same address. This one was bound without being shared: had another program had the port, that
+    /// would have been an error.
+    fn twin(&self, options: &UdpOptions) -> io::Result<Self> {
+        let address = self.socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+        self.socket.set_reuse_port(true)?;
+        let socket = new_socket(address)?;
+        socket.set_reuse_port(true)?;
+        let (twin, _) = bind(socket, address, options)?;
+        Ok(twin)
+    }
+
     fn receive(&self, id: SocketId, batch: &mut RecvBatch) -> io::Result<()> {
         let (mut queued_errors, mut total) = (0, 0);
         let mut expected = self.expected.load(Ordering::Relaxed);
@@ -252,7 +292,7 @@ impl Bound {
         }
     }
 
-    fn send(&self, transmit: Transmit<'_>, patience: &mut Patience, report: &mut SendReport) {
+    fn send(&self, transmit: Transmit<'_>, patience: &mut Patience<'_>, report: &mut SendReport) {
         if transmit.count == 1 {
             let sent = match transmit.fragmentable && transmit.destination.is_ipv4() {
                 true => self.send_fragmentable(&transmit),
@@ -290,7 +330,7 @@ impl Bound {
         }
     }
 
-    fn send_patiently(&self, transmit: &Transmit<'_>, patience: &mut Patience) -> io::Result<()> {
+    fn send_patiently(&self, transmit: &Transmit<'_>, patience: &mut Patience<'_>) -> io::Result<()> {
         loop {
             match self.send_once(transmit) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -350,25 +390,27 @@ impl SendReport {
 }
 
 /// The time one batch may still wait for send buffers. It starts to run with the first wait.
-struct Patience {
+struct Patience<'a> {
     deadline: Option<Instant>,
+    /// What else the thread has to do.
+    meanwhile: &'a mut dyn FnMut(),
 }
 
-impl Patience {
+impl Patience<'_> {
     /// Waits until `fd` is writable; false when time is up.
     fn wait_writable(&mut self, fd: BorrowedFd<'_>) -> bool {
-        let now = Instant::now();
-        let deadline = *self.deadline.get_or_insert(now + SEND_PATIENCE);
-        let remaining = deadline.saturating_duration_since(now);
-        if remaining.is_zero() {
-            return false;
-        }
-        let timeout = PollTimeout::try_from(remaining.as_nanos().div_ceil(1_000_000));
-        let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
-        match poll(&mut fds, timeout.unwrap_or(PollTimeout::ZERO)) {
-            Ok(ready) => ready > 0,
-            // Looking again is right, and bounded by the deadline.
-            Err(errno) => errno == Errno::EINTR,
+        loop {
+            let now = Instant::now();
+            if now >= *self.deadline.get_or_insert(now + SEND_PATIENCE) {
+                return false;
+            }
+            let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
+            match poll(&mut fds, SEND_NAP) {
+                Ok(0) => (self.meanwhile)(),
+                Ok(_) => return true,
+                // Looking again is right, and bounded by the deadline.
+                Err(errno) => return errno == Errno::EINTR,
+            }
         }
     }
 }
@@ -391,10 +433,18 @@ fn bind_family(ip: Option<IpAddr>, port: &mut u16, options: &UdpOptions) -> Resu
 }
 
 fn open(address: SocketAddr, options: &UdpOptions) -> io::Result<(Bound, u16)> {
+    bind(new_socket(address)?, address, options)
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    Ok(socket)
+}
+
+fn bind(socket: Socket, address: SocketAddr, options: &UdpOptions) -> io::Result<(Bound, u16)> {
     socket.bind(&address.into())?;
     let port = socket.local_addr()?.as_socket().map(|address| address.port()).ok_or(io::ErrorKind::InvalidData)?;
     let state = UdpSocketState::new(UdpSockRef::from(&socket))?;

@@ -1,7 +1,7 @@
 """What leaves the device of one agent and what enters that of another, packet by packet.
 
 device_packets.py record DEVICE FILE OWN_IPV6 PEER_IPV6 OWN_IPV4 PEER_IPV4     until interrupted
-device_packets.py compare SENT RECEIVED in_order|some_lost|reordered
+device_packets.py compare SENT RECEIVED in_order|some_lost|flows|reordered
 
 `record` sees packets as the device does, with the virtio header of those that are yet to be cut or to get a checksum.
 It cuts them and completes their checksums as a kernel does for a device without offloads, and writes those from own to
@@ -10,7 +10,8 @@ no addresses, as IPv4 aliases differ from side to side, and in place of each che
 for a right one. Prints what it has counted: packets of the device, and those of them that were to be cut.
 
 `compare` takes FILE.sent of one side and FILE.received of the other. `in_order`: both are the same. `some_lost`:
-packets are missing, and nothing else. `reordered`: neither something new nor something twice. Prints how many packets
+packets are missing, and nothing else. `flows`: each flow for itself is the same; TCP may be reordered, as a kernel
+moves such a flow to another queue when its first answer has come. `reordered`: neither something new nor something twice. Prints how many packets
 were sent and received.
 """
 import collections
@@ -209,35 +210,60 @@ def shown(packet):
     return f"protocol {layout.protocol}, {len(packet)} bytes: {packet[:100].hex()}"
 
 
-def positions(packets, wanted):
-    return [at for at, other in enumerate(packets) if other == wanted]
-
-
 def compare(sent, received, how):
     sent, received = list(packets_of(sent)), list(packets_of(received))
     if how == "reordered":
-        new = collections.Counter(received) - collections.Counter(sent)
-        if new:
-            sys.exit(f"{sum(new.values())} were never sent, or came twice, such as {shown(next(iter(new)))}")
+        compare_unordered(sent, received)
+    elif how == "flows":
+        flows_sent, flows_received = by_flow(sent), by_flow(received)
+        for flow, came in flows_received.items():
+            if flow.protocol == 6:
+                compare_unordered(flows_sent[flow], came)
+            else:
+                compare_order(flows_sent[flow], came, may_lose=False)
     else:
-        left = iter(enumerate(sent))
-        before = -1
-        for number, packet in enumerate(received):
-            at = next((at for at, other in left if other == packet), None)
-            if at is None or (how == "in_order" and at != before + 1):
-                expected = shown(sent[before + 1]) if before + 1 < len(sent) else "nothing"
-                where = [at for at, other in enumerate(sent) if other == packet]
-                sys.exit(
-                    f"number {number} of {len(received)} is {shown(packet)}\n"
-                    f"number {before + 1} of {len(sent)} sent is {expected}\n"
-                    f"the one that came was sent as numbers {where}; before it came "
-                    f"{[sent.index(other) for other in received[max(0, number - 40) : number]]}, "
-                    f"after it {[at for other in received[number + 1 : number + 20] for at in positions(sent, other)]}"
-                )
-            before = at
-        if how == "in_order" and len(received) != len(sent):
-            sys.exit(f"{len(received)} of {len(sent)} came; the first missing: {shown(sent[len(received)])}")
+        compare_order(sent, received, may_lose=how == "some_lost")
     print(len(sent), len(received))
+
+
+Flow = collections.namedtuple("Flow", "version protocol is_fragment about")
+
+
+def by_flow(packets):
+    flows = collections.defaultdict(list)
+    for packet in packets:
+        layout = Layout(packet)
+        if layout.is_fragment:
+            # What tells a kernel of its flow is in the first fragment only.
+            about = packet[4:6] if layout.version == 4 else packet[layout.l4 - 4 : layout.l4]
+        else:
+            about = packet[layout.l4 : layout.l4 + 4] if layout.protocol in (6, 17) else b""
+        flows[Flow(layout.version, layout.protocol, layout.is_fragment, about)].append(packet)
+    return flows
+
+
+def compare_unordered(sent, received):
+    new = collections.Counter(received) - collections.Counter(sent)
+    if new:
+        sys.exit(f"{sum(new.values())} were never sent, or came twice, such as {shown(next(iter(new)))}")
+
+
+def compare_order(sent, received, may_lose):
+    left = iter(enumerate(sent))
+    before = -1
+    for number, packet in enumerate(received):
+        at = next((at for at, other in left if other == packet), None)
+        if at is None or (not may_lose and at != before + 1):
+            expected = shown(sent[before + 1]) if before + 1 < len(sent) else "nothing"
+            where = [at for at, other in enumerate(sent) if other == packet]
+            sys.exit(
+                f"number {number} of {len(received)} is {shown(packet)}\n"
+                f"number {before + 1} of {len(sent)} sent is {expected}\n"
+                f"what came was sent as {where or 'none'}"
+            )
+        before = at
+    if not may_lose and len(received) != len(sent):
+        sys.exit(f"{len(received)} of {len(sent)} came; the first missing: {shown(sent[len(received)])}")
 
 
 if sys.argv[1] == "record":
