@@ -145,10 +145,9 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
     let (strangers, stranger_queue) = mpsc::channel(STRANGER_QUEUE);
     let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE);
     let (ended, ended_queue) = mpsc::channel(2);
-    let network_events = host.network.events().map_err(|error| interface_failed(&error.to_string()))?;
     let _control_socket = ControlSocket::serve(&config.socket.value, requests).await?;
     let mut service_manager = service_manager(background);
-    // Nothing of the network has been read yet, and there are no threads but this one.
+    // Nothing of the network was read yet, no thread started.
     confine_agent(&config, &mut start.health);
     let (resolver, resolved) = Resolver::new();
     let (port_mapper, port_mapping) = match NonZeroU16::new(host.sockets.port()) {
@@ -164,7 +163,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         requests: request_queue,
         ended: ended_queue,
         resolved,
-        network_events,
+        network_events: host.network.events().map_err(|error| interface_failed(&error.to_string()))?,
         port_mapping,
     };
     let fib = Arc::new(ArcSwap::from_pointee(Fib::new(node.ipv6(), None, None, [])));
