@@ -20,9 +20,6 @@ const LANGUAGES: &[&str] = &["console", "text", "toml", "json"];
 /// What begins like this between backticks is a file or a folder of the repository.
 const FOLDERS: &[&str] = &["docs/", "packaging/", "platform/", "scripts/", "src/", "tests/"];
 
-/// Documents that are written at the same time as these.
-const COMING: &[&str] = &["privileges.md"];
-
 #[test]
 fn lines_of_shell_are_taken_apart() {
     let of = |line: &str| simple_commands(line).iter().map(|words| words.join(" ")).collect::<Vec<_>>();
@@ -114,9 +111,6 @@ fn links_lead_somewhere() {
         let folder = folder.parent().unwrap();
         for target in links(&document) {
             let (file, anchor) = target.split_once('#').unwrap_or((target.as_str(), ""));
-            if COMING.contains(&file) {
-                continue;
-            }
             let path = if file.is_empty() { root().join(&document.name) } else { folder.join(file) };
             assert!(path.exists(), "{}: {target} leads nowhere", document.name);
             if !anchor.is_empty() {

@@ -17,7 +17,7 @@ class Agentnet < Formula
     end
     generate_completions_from_executable(bin/"agentnet", "completion", shells: [:bash, :zsh, :fish])
     pkgshare.install "packaging/agentnet.toml", "packaging/launchd"
-    doc.install "docs/reference.md"
+    doc.install "docs/reference.md", "docs/privileges.md"
   end
 
   def caveats

@@ -7,6 +7,7 @@
 //! - [`udp`]: the pair of UDP sockets (IPv4 and IPv6, one port), receive and send batches
 //! - [`wait`]: sleep until a descriptor is readable or someone wakes the thread
 //! - [`network`]: the host's links, addresses, routes; configuring ours; events
+//! - [`confine`]: giving up rights that are not needed any more
 //! - [`privilege`], [`clock`], [`process`]: small questions about and to the host
 //! - [`fake`]: a TUN and a datagram network without a kernel, for tests
 //!
@@ -19,6 +20,7 @@
 
 pub mod batch;
 pub mod clock;
+pub mod confine;
 pub mod fake;
 pub mod network;
 pub mod privilege;

@@ -30,9 +30,9 @@ fn start(args: &Args, global: &Global) -> Result<(), Error> {
     let config = args.agent.load(global)?;
     let state_dir = args.background.then_some(config.state_dir.value.as_path());
     let log = Log::start(&config.log_level.value, config.log_format.value, state_dir)?;
-    let (agent, global) = (args.agent.clone(), global.clone());
+    let (agent, global, file) = (args.agent.clone(), global.clone(), args.agent.named_file());
     let load = Box::new(move || agent.load(&global));
-    crate::daemon::run(config, Surroundings { load, log }, args.background)
+    crate::daemon::run(config, Surroundings { load, file, log }, args.background)
 }
 
 /// Hands an error to `agentnet up`. Once the agent is ready nobody listens any more, and the writing fails unnoticed.

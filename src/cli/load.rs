@@ -49,6 +49,9 @@ pub(super) struct AgentArgs {
     /// How log lines look: text or json [default: text]
     #[arg(long, value_name = "text|json")]
     log_format: Option<String>,
+    /// User whose rights an agent started as root takes [default: agentnet where there is one; root to stay root]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     #[command(flatten)]
     file: FileArgs,
 }
@@ -88,6 +91,7 @@ impl AgentArgs {
         set(Key::MetricsListen, self.metrics_listen.iter().cloned().collect());
         set(Key::LogLevel, self.log_level.iter().cloned().collect());
         set(Key::LogFormat, self.log_format.iter().cloned().collect());
+        set(Key::User, self.user.iter().cloned().collect());
         Ok(settings)
     }
 
@@ -115,6 +119,7 @@ impl AgentArgs {
             ("--metrics-listen", &self.metrics_listen),
             ("--log-level", &self.log_level),
             ("--log-format", &self.log_format),
+            ("--user", &self.user),
         ] {
             if let Some(value) = value {
                 add(flag, value.as_ref());
@@ -390,6 +395,7 @@ mod tests {
             "--metrics-listen=9464",
             "--log-level=debug",
             "--log-format=json",
+            "--user=u",
             "--rendezvous=x",
             "--rendezvous=--y",
             "--config=/etc/a b.toml",

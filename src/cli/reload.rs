@@ -10,8 +10,8 @@ use crate::api::Reloaded;
 /// Have the agent read its configuration again, and apply what can change while it runs
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "It reads the file and the environment it was started with; its flags stay. Name, rendezvous servers,\n\
-                  log level and the address for metrics change at once; for the rest it says that it needs a restart.\n\
+    after_help = "It reads the file and the environment it was started with; its flags stay. Name, rendezvous servers\n\
+                  and log level change at once; for the rest it says that it needs a restart.\n\
                   SIGHUP does the same: systemctl reload agentnet."
 )]
 pub(super) struct Args {}

@@ -60,6 +60,7 @@ pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), 
         relay_rate: args.relay_rate.map(|mbit| mbit.saturating_mul(BYTES_PER_MBIT)),
         metrics_listen: args.metrics_listen,
         state_dir,
+        confine: config.confine.value,
     })?;
     out.result(server.ready(), |page| writeln!(page, "{}", server.ready().reference))?;
     Ok(server.run()?)

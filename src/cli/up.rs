@@ -6,15 +6,16 @@
 //! 4. Otherwise the program starts itself as `daemon --background`, its log going to the state directory. The new process
 //!    writes one line when it is ready or has failed; that line is the result.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
+use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid};
 
@@ -27,7 +28,7 @@ use super::status::show_health_entries;
 use super::{Global, human};
 use crate::api::{ConfigDocument, Error, ErrorCode, Identity, StartReport, Started, Status, display_addresses};
 use crate::config::{Config, DEFAULT_FILE, Key, Origin};
-use crate::daemon::{LOG_FILE, MAX_LOG_BYTES, OLD_LOG_FILE};
+use crate::daemon::{LOG_FILE, MAX_LOG_BYTES, OLD_LOG_FILE, make_state_dir};
 
 /// How long an agent that may be running has to say so.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -292,17 +293,20 @@ impl Log {
             let message = format!("{} cannot be used for the agent's state: {error}", path.display());
             Error::new(code, message, "make room for it there, or name another directory with --state-dir")
         };
-        if !state_dir.is_dir() {
-            let created = DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
-            created.map_err(|error| unusable(state_dir, &error))?;
-        }
+        make_state_dir(state_dir).map_err(|error| unusable(state_dir, &error))?;
         let path = state_dir.join(LOG_FILE);
         if path.metadata().is_ok_and(|log| log.len() > MAX_LOG_BYTES) {
             std::fs::rename(&path, state_dir.join(OLD_LOG_FILE)).map_err(|error| unusable(&path, &error))?;
         }
-        let file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&path);
-        let file = file.map_err(|error| unusable(&path, &error))?;
-        let begin = file.metadata().map_err(|error| unusable(&path, &error))?.len();
+        // The directory may be another user's: what root opens there must be no way to somewhere else.
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).read(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+        let file = options.open(&path).map_err(|error| unusable(&path, &error))?;
+        let metadata = file.metadata().map_err(|error| unusable(&path, &error))?;
+        if !metadata.is_file() || metadata.nlink() != 1 {
+            return Err(unusable(&path, &io::Error::other("it is no file of its own")));
+        }
+        let begin = metadata.len();
         Ok(Self { path, file, begin })
     }
 
@@ -413,7 +417,24 @@ mod tests {
         log.file.set_len(MAX_LOG_BYTES + 1).unwrap();
         assert_eq!(Log::open(&state_dir).unwrap().begin, 0);
         assert!(state_dir.join(OLD_LOG_FILE).exists());
-        let mode = std::os::unix::fs::PermissionsExt::mode(&state_dir.metadata().unwrap().permissions());
-        assert_eq!(mode & 0o777, 0o700);
+        let mode = |directory: &Path| directory.metadata().unwrap().mode() & 0o777;
+        assert_eq!(mode(&state_dir), 0o700);
+        // Another user has to get through to it.
+        let usual = directory.path().join("usual");
+        std::fs::create_dir(&usual).unwrap();
+        assert_eq!(mode(state_dir.parent().unwrap()), mode(&usual) & 0o755);
+    }
+
+    #[test]
+    fn a_log_leads_nowhere_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, other) = (directory.path().join(LOG_FILE), directory.path().join("other"));
+        std::fs::write(&other, "x").unwrap();
+        std::os::unix::fs::symlink(&other, &log).unwrap();
+        assert_eq!(Log::open(directory.path()).err().unwrap().code, ErrorCode::StateDirUnusable);
+        std::fs::remove_file(&log).unwrap();
+        std::fs::hard_link(&other, &log).unwrap();
+        assert_eq!(Log::open(directory.path()).err().unwrap().code, ErrorCode::StateDirUnusable);
+        assert_eq!(std::fs::read_to_string(other).unwrap(), "x");
     }
 }

@@ -122,6 +122,8 @@ fn example(key: Key) -> &'static str {
         Key::LogFormat => "\"text\"",
         Key::Mtu => "1420",
         Key::Queues => "2",
+        Key::User => "\"agentnet\"",
+        Key::Confine => "\"on\"",
     }
 }
 

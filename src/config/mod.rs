@@ -35,6 +35,8 @@ pub const DEFAULT_SOCKET: &str =
     if cfg!(target_os = "macos") { "/var/run/agentnet/agentnet.sock" } else { "/run/agentnet/agentnet.sock" };
 /// The control socket's name inside a state directory that is named.
 pub const SOCKET_IN_STATE_DIR: &str = "agentnet.sock";
+/// The user that an agent of root becomes when none is named, where the host has it.
+pub const DEFAULT_USER: &str = "agentnet";
 /// The IPv4 range aliases come from: the shared address space (RFC 6598).
 pub const DEFAULT_IPV4_RANGE: &str = "100.64.0.0/10";
 /// Log filter when none is given.
@@ -126,6 +128,9 @@ keys! {
     LogFormat "log_format" Text Some("--log-format"), "AGENTNET_LOG_FORMAT", "text or json";
     Mtu "mtu" Number None, "AGENTNET_MTU", "MTU of the interface in bytes";
     Queues "queues" Number None, "AGENTNET_QUEUES", "queues of the interface, each with threads of its own";
+    User "user" Text Some("--user"), "AGENTNET_USER", "user whose rights the agent takes when it has started as root";
+    Confine "confine" Text None, "AGENTNET_CONFINE",
+        "whether the running agent may only use the files and system calls that it needs: on or off";
 }
 
 /// Where a value came from.
@@ -329,6 +334,10 @@ pub struct Config {
     pub mtu: Setting<Option<u16>>,
     /// Queues of the interface; chosen by the agent when absent.
     pub queues: Setting<Option<u16>>,
+    /// The user an agent of root becomes; `root` for none.
+    pub user: Setting<String>,
+    /// Whether the running agent is limited in the files and system calls it may use.
+    pub confine: Setting<bool>,
 }
 
 impl Config {
@@ -376,6 +385,9 @@ impl Config {
             Key::LogFormat => self.log_format.value.as_str().to_owned(),
             Key::Mtu => self.mtu.value.map_or_else(String::new, |mtu| mtu.to_string()),
             Key::Queues => self.queues.value.map_or_else(String::new, |queues| queues.to_string()),
+            Key::User => self.user.value.clone(),
+            Key::Confine if self.confine.value => "on".to_owned(),
+            Key::Confine => "off".to_owned(),
         }
     }
 
@@ -408,6 +420,8 @@ impl Config {
             Key::LogFormat => &self.log_format.origin,
             Key::Mtu => &self.mtu.origin,
             Key::Queues => &self.queues.origin,
+            Key::User => &self.user.origin,
+            Key::Confine => &self.confine.origin,
         }
     }
 }

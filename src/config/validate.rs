@@ -9,9 +9,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::problem::closest;
 use super::{
-    Config, DEFAULT_IPV4_RANGE, DEFAULT_LOG_LEVEL, DEFAULT_SOCKET, DEFAULT_STATE_DIR, DiscoveryKind, Given, Invalid,
-    Key, LogFormat, MAX_MTU, MAX_QUEUES, MAX_RENDEZVOUS, MAX_SOCKET_PATH, MIN_MTU, Origin, Problem, ProblemKind,
-    SOCKET_IN_STATE_DIR, Setting, Settings,
+    Config, DEFAULT_IPV4_RANGE, DEFAULT_LOG_LEVEL, DEFAULT_SOCKET, DEFAULT_STATE_DIR, DEFAULT_USER, DiscoveryKind,
+    Given, Invalid, Key, LogFormat, MAX_MTU, MAX_QUEUES, MAX_RENDEZVOUS, MAX_SOCKET_PATH, MIN_MTU, Origin, Problem,
+    ProblemKind, SOCKET_IN_STATE_DIR, Setting, Settings,
 };
 use crate::identity::{Name, RendezvousRef};
 
@@ -20,6 +20,8 @@ const OFFERED_DISCOVERY: &[DiscoveryKind] = &[DiscoveryKind::Rendezvous];
 
 /// Longest interface name, bytes: Linux' IFNAMSIZ less its end.
 const MAX_INTERFACE_NAME: usize = 15;
+/// Longest name of a user, bytes: directories of large organisations have such.
+const MAX_USER_NAME: usize = 256;
 /// Ranges hosts may use as they like: RFC 1918, RFC 6598 and, for laboratories, RFC 2544.
 const PRIVATE_RANGES: [(Ipv4Addr, u8); 5] = [
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -66,6 +68,8 @@ pub(super) fn validate(settings: &Settings) -> Result<Config, Invalid> {
         log_format: check.setting(Key::LogFormat, LogFormat::default(), one(log_format)),
         mtu: check.setting(Key::Mtu, None, one(mtu)),
         queues: check.setting(Key::Queues, None, one(queues)),
+        user: check.setting(Key::User, DEFAULT_USER.to_owned(), one(user)),
+        confine: check.setting(Key::Confine, true, one(on_or_off)),
     };
     Invalid::check(check.problems)?;
     Ok(config)
@@ -284,6 +288,16 @@ fn metrics_listen(text: &str) -> Result<Option<SocketAddr>, Refusal> {
     }
 }
 
+/// Whether the host has it is another question. A number would be taken for a name.
+fn user(text: &str) -> Result<String, Refusal> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'@' | b'\\');
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    if (1..=MAX_USER_NAME).contains(&text.len()) && text.bytes().all(allowed) && !is_number {
+        return Ok(text.to_owned());
+    }
+    refuse(format!("{text:?} is not a user's name"), "name a user of this host, or `root` to stay root")
+}
+
 fn absolute_path(text: &str) -> Result<PathBuf, Refusal> {
     let path = Path::new(text);
     if !path.is_absolute() {
@@ -393,6 +407,8 @@ mod tests {
                 "log_format=text default",
                 "mtu= default",
                 "queues= default",
+                "user=agentnet default",
+                "confine=on default",
             ]
         );
     }
@@ -462,6 +478,10 @@ mod tests {
         for bad in ["", "on", "localhost:9464", "127.0.0.1", "65536", "127.0.0.1:65536"] {
             assert!(refused(Key::MetricsListen, bad).message.contains("not an address to listen at"), "{bad}");
         }
+        for bad in ["", "0", "1000", "a:b", "a b", "../x", "ä"] {
+            assert!(refused(Key::User, bad).message.contains("is not a user's name"), "{bad}");
+        }
+        assert_eq!(refused(Key::Confine, "no").message, "\"no\" is neither on nor off");
         assert_eq!(refused(Key::Discovery, "lna").hint, "did you mean `lan`?");
         assert!(refused(Key::Discovery, "none,lan").message.contains("beside others"));
         assert!(refused(Key::Rendezvous, "example.org:1").message.contains("names no rendezvous server"));
@@ -479,11 +499,13 @@ mod tests {
             (Key::LogFormat, "json"),
             (Key::Discovery, "none"),
             (Key::PortMapping, "off"),
+            (Key::User, "CORP\\svc_agent-7.x@example"),
+            (Key::Confine, "off"),
         ]))
         .unwrap();
         assert_eq!(config.mtu.value, Some(MIN_MTU));
         assert_eq!(config.log_format.value, LogFormat::Json);
-        assert!(!config.port_mapping.value);
+        assert!(!config.port_mapping.value && !config.confine.value);
         for (text, meant) in
             [("9464", "127.0.0.1:9464"), ("[::1]:1", "[::1]:1"), ("0.0.0.0:9", "0.0.0.0:9"), ("off", "off")]
         {

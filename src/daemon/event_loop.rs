@@ -142,7 +142,6 @@ impl EventLoop {
     pub(super) async fn run(&mut self, mut queues: Queues, network: &Network) -> Result<(), Error> {
         let mut signals = Signals::new()?;
         self.port_mapping = queues.port_mapping.borrow().clone();
-        self.own.metrics.listen(self.own.config.metrics_listen.value).await;
         let stop = loop {
             self.drain();
             if let Some(stop) = self.step(&mut queues, &mut signals, network).await {
@@ -179,7 +178,7 @@ impl EventLoop {
                     return Some(Stop::Asked);
                 }
                 // What is wrong is in the log.
-                let _ = self.reload().await;
+                let _ = self.reload();
             }
             Some(notice) = queues.notices.recv() => {
                 self.node.handle_input(now(), Input::Notice(notice));

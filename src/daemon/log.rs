@@ -22,13 +22,10 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
+use super::state_dir::{LOG_FILE, OLD_LOG_FILE};
 use crate::api::{Error, ErrorCode};
 use crate::config::LogFormat;
 
-/// The log of an agent in the background, inside its state directory.
-pub const LOG_FILE: &str = "agentnet.log";
-/// Where a log goes that has grown too long, in place of the one before.
-pub const OLD_LOG_FILE: &str = "agentnet.log.old";
 /// A log file that is longer is put aside, bytes.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
 /// Lines of one place in the code, at once.

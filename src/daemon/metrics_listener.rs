@@ -87,37 +87,23 @@ impl MetricsSocket {
     }
 }
 
-/// An agent's listener as configured, or why there is none.
+/// An agent's listener as configured, or why there is none. It is made before the agent gives up the right to listen, and
+/// stays as long as the agent.
 pub(super) struct AgentMetrics {
-    requests: Requests,
-    /// What was asked for last.
-    wanted: Option<SocketAddr>,
-    listener: Option<MetricsListener>,
+    _listener: Option<MetricsListener>,
     failed: Option<Error>,
 }
 
 impl AgentMetrics {
-    /// None yet. The agent is asked by `requests`.
-    pub(super) fn new(requests: Requests) -> Self {
-        Self { requests, wanted: None, listener: None, failed: None }
-    }
-
-    /// Listens there, or nowhere. An agent whose metrics nobody can read is still an agent.
-    pub(super) async fn listen(&mut self, wanted: Option<SocketAddr>) {
-        if wanted == self.wanted && self.failed.is_none() {
-            return;
-        }
-        self.wanted = wanted;
-        self.failed = None;
-        if let Some(listener) = self.listener.take() {
-            listener.stop().await;
-        }
-        let Some(address) = wanted else { return };
-        match MetricsSocket::bind(address).and_then(|socket| socket.serve(Source::Agent(self.requests.clone()))) {
-            Ok(listener) => self.listener = Some(listener),
+    /// Listens there, or nowhere. The agent is asked by `requests`. An agent whose metrics nobody can read is still an
+    /// agent.
+    pub(super) fn listen(requests: Requests, wanted: Option<SocketAddr>) -> Self {
+        let listening = wanted.map(|address| MetricsSocket::bind(address)?.serve(Source::Agent(requests)));
+        match listening.transpose() {
+            Ok(listener) => Self { _listener: listener, failed: None },
             Err(error) => {
                 tracing::warn!(%error, "metrics are not served");
-                self.failed = Some(error);
+                Self { _listener: None, failed: Some(error) }
             }
         }
     }
@@ -134,12 +120,6 @@ impl MetricsListener {
     #[cfg(test)]
     pub(super) fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Gives the address back.
-    async fn stop(mut self) {
-        self.task.abort();
-        let _ = (&mut self.task).await;
     }
 }
 

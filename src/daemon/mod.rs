@@ -1,7 +1,8 @@
 //! The I/O around the pure core: files, device, sockets, threads, signals, the control socket.
 //!
 //! 1. [`start`](run) checks rights, takes the state directory, loads or makes the identity, and opens what the host has
-//!    to give: device, sockets, addresses, routes.
+//!    to give: device, sockets, addresses, routes. Then it gives up every right that it does not need any more (`rights`),
+//!    before the first packet is read.
 //! 2. Two packet threads carry packets (`packet_threads`); they share nothing with the rest but the forwarding snapshot
 //!    and two bounded queues.
 //! 3. The main thread runs the control plane (`event_loop`): it feeds [`crate::node::Node`] with what happens and
@@ -25,6 +26,7 @@ mod reading;
 mod relay_thread;
 mod rendezvous;
 mod resolver;
+mod rights;
 mod service_manager;
 mod sleep_detector;
 mod start;
@@ -32,14 +34,16 @@ mod state_dir;
 mod store;
 mod whole_file;
 
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use agentnet_platform::clock::boot_time;
 use agentnet_platform::privilege::{PrivilegeError, check_network_admin};
 
 pub use diagnostics::network_document;
-pub use log::{LOG_FILE, Log, MAX_FILE_BYTES as MAX_LOG_BYTES, OLD_LOG_FILE};
+pub use log::{Log, MAX_FILE_BYTES as MAX_LOG_BYTES};
 pub use rendezvous::{Rendezvous, RendezvousOptions};
+pub use state_dir::{LOG_FILE, OLD_LOG_FILE, make_state_dir};
 pub use whole_file::{Access, write_whole};
 
 use crate::api::{Error, ErrorCode};
@@ -59,6 +63,8 @@ pub fn preflight(_config: &Config) -> Result<(), Error> {
 pub struct Surroundings {
     /// Reads the configuration again, from where it came.
     pub load: Box<dyn Fn() -> Result<Config, Error> + Send>,
+    /// The configuration file that was named, if one was: it is read again.
+    pub file: Option<PathBuf>,
     /// The log of this process.
     pub log: Log,
 }

@@ -2,8 +2,9 @@
 //!
 //! 1. [`Rendezvous::start`] takes the state directory, loads or makes the identity, binds both ports and finds out where
 //!    clients reach them. It needs no rights and no device.
-//! 2. One thread runs the server to completion (`relay_thread`): a round of datagrams in, what it makes of them out.
-//! 3. The main thread waits for signals and writes to disk what the server wants kept, at most every second.
+//! 2. Every right it does not need any more is given up (`rights`).
+//! 3. One thread runs the server to completion (`relay_thread`): a round of datagrams in, what it makes of them out.
+//! 4. The main thread waits for signals and writes to disk what the server wants kept, at most every second.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 use super::host::transport_addresses;
 use super::metrics_listener::{MetricsSocket, Source};
 use super::relay_thread::{RelayThread, Sockets};
+use super::rights::confine_server;
 use super::service_manager::ServiceManager;
 use super::start::system_rng;
 use super::state_dir::{StateDir, unusable};
@@ -54,6 +56,8 @@ pub struct RendezvousOptions {
     pub metrics_listen: Option<SocketAddr>,
     /// The state directory.
     pub state_dir: PathBuf,
+    /// Whether the server is limited in the files and system calls it may use.
+    pub confine: bool,
 }
 
 /// A server that is ready to run.
@@ -67,6 +71,7 @@ pub struct Rendezvous {
     path: PathBuf,
     /// Where metrics are read.
     metrics: Option<MetricsSocket>,
+    confine: bool,
     /// Held for as long as the server runs.
     _state_dir: StateDir,
 }
@@ -83,7 +88,7 @@ impl Rendezvous {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
             Error::new(ErrorCode::Internal, format!("the event loop cannot be set up: {error}"), "check `ulimit -n`")
         })?;
-        let state_dir = StateDir::take(&options.state_dir)?;
+        let state_dir = StateDir::take(&options.state_dir, None)?;
         let (identity, exposed) = state_dir.identity()?;
         if let Some(exposed) = exposed {
             tracing::warn!(hint = exposed.hint, "{}", exposed.message);
@@ -122,8 +127,8 @@ impl Rendezvous {
         // Keys are on disk before anybody learns of them.
         store.commit(changes).map_err(|error| unusable(&options.state_dir, &error))?;
         tracing::info!(id = %ready.id, port = sockets.primary.port(), relay = options.relay, "rendezvous server started");
-        let path = options.state_dir;
-        Ok(Self { server, sockets, store, runtime, ready, counters, path, metrics, _state_dir: state_dir })
+        let (path, confine) = (options.state_dir, options.confine);
+        Ok(Self { server, sockets, store, runtime, ready, counters, path, metrics, confine, _state_dir: state_dir })
     }
 
     /// What others need to know of it.
@@ -142,6 +147,8 @@ impl Rendezvous {
             let mut signals = Signals::new()?;
             let counters = Arc::clone(&self.counters);
             let service_manager = ServiceManager::from_environment();
+            // Nothing of the network has been read yet, and there are no threads but this one.
+            confine_server(&self.path, self.confine);
             let source = Source::Server(Arc::clone(&self.counters), now().time);
             let _metrics = self.metrics.map(|socket| socket.serve(source)).transpose()?;
             let thread = RelayThread::start(self.server, self.sockets, counters, changes, service_manager)

@@ -22,6 +22,7 @@ use super::metrics_listener::AgentMetrics;
 use super::packet_threads::{NOTICE_QUEUE, PacketThreads, STRANGER_QUEUE, Shared};
 use super::port_mapping::{PortMapper, switched_off};
 use super::resolver::Resolver;
+use super::rights::{Rights, confine_agent};
 use super::service_manager::ServiceManager;
 use super::state_dir::{StateDir, unusable};
 use super::store::{Changes, Loaded, Store};
@@ -48,7 +49,10 @@ pub(super) async fn run(config: Config, surroundings: Surroundings, background: 
     let _ = agentnet_platform::process::raise_open_files_limit(OPEN_FILES);
     let mut start = Start::new(&config, surroundings)?;
     let host = Host::take(&config, &mut start).await?;
-    let result = run_on(&host, start, config, background).await;
+    let result = match start.rights.reduce(&mut start.health) {
+        Ok(()) => run_on(&host, start, config, background).await,
+        Err(error) => Err(error),
+    };
     host.give_back().await;
     tracing::info!("agent stopped");
     result
@@ -65,16 +69,21 @@ struct Start {
     changes: Changes,
     health: Vec<HealthEntry>,
     surroundings: Surroundings,
+    rights: Rights,
 }
 
 impl Start {
     fn new(config: &Config, surroundings: Surroundings) -> Result<Self, Error> {
-        let state_dir = StateDir::take(&config.state_dir.value)?;
+        let mut health = Vec::new();
+        let rights = Rights::choose(config, &mut health)?;
+        let state_dir = StateDir::take(&config.state_dir.value, rights.user())?;
+        let _acting = rights.act()?;
         let (identity, exposed) = state_dir.identity()?;
         let store = Store::open(state_dir.state_file())?;
         let loaded = store.load()?;
-        let health = exposed.into_iter().chain(unreadable_peers(&loaded)).collect();
-        Ok(Self { _state_dir: state_dir, identity, store, loaded, changes: Changes::default(), health, surroundings })
+        health.extend(exposed.into_iter().chain(unreadable_peers(&loaded)));
+        let changes = Changes::default();
+        Ok(Self { _state_dir: state_dir, identity, store, loaded, changes, health, surroundings, rights })
     }
 }
 
@@ -141,6 +150,11 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
     let (strangers, stranger_queue) = mpsc::channel(STRANGER_QUEUE);
     let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE);
     let (ended, ended_queue) = mpsc::channel(2);
+    let _control_socket = ControlSocket::serve(&config.socket.value, requests.clone()).await?;
+    let metrics = AgentMetrics::listen(requests, config.metrics_listen.value);
+    let mut service_manager = service_manager(background);
+    // Nothing of the network was read yet, no thread started.
+    confine_agent(&config, start.surroundings.file.as_deref(), &mut start.health);
     let (resolver, resolved) = Resolver::new();
     let (port_mapper, port_mapping) = map_port(host, &config);
     let queues = Queues {
@@ -163,7 +177,6 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         strangers,
         ended,
     };
-    let _control_socket = ControlSocket::serve(&config.socket.value, requests.clone()).await?;
     let threads = PacketThreads::start(&shared, &host.twins, |number| host.tun.queue(number))
         .map_err(|error| interface_failed(&format!("the packet threads cannot be started: {error}")))?;
     let started = Started {
@@ -175,8 +188,6 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         health: start.health.clone(),
     };
     tracing::info!(id = %node.id(), interface = host.tun.name(), port = started.port, "agent started");
-    // A process in the background was started by `up`, which is told below.
-    let mut service_manager = if background { ServiceManager::default() } else { ServiceManager::from_environment() };
     service_manager.ready(now().time, &format!("interface {}, UDP port {}", started.interface, started.port));
     let own = Own {
         config,
@@ -184,7 +195,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         mtu: host.mtu,
         tun: host.tun.index(),
         health: start.health,
-        metrics: AgentMetrics::new(requests),
+        metrics,
         surroundings: start.surroundings,
         service_manager,
     };
@@ -205,6 +216,11 @@ fn map_port(host: &Host, config: &Config) -> (Option<PortMapper>, watch::Receive
         }
         _ => (None, switched_off()),
     }
+}
+
+/// A process in the background was started by `up`, which is told at the end of the start.
+fn service_manager(background: bool) -> ServiceManager {
+    if background { ServiceManager::default() } else { ServiceManager::from_environment() }
 }
 
 fn make_node(host: &Host, start: &mut Start, config: &Config, counters: Arc<Counters>) -> Result<Node, Error> {

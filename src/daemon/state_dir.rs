@@ -2,22 +2,39 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use agentnet_platform::confine::{ConfineError, ServiceUser};
 use nix::unistd::Uid;
 
 use super::whole_file::{Access, write_whole};
 use crate::api::{Error, ErrorCode, HealthEntry};
+use crate::config::SOCKET_IN_STATE_DIR;
 use crate::identity::{IdentityKey, key_file};
 
+/// The log of an agent in the background, inside its state directory.
+pub const LOG_FILE: &str = "agentnet.log";
+/// Where a log goes that has grown too long, in place of the one before.
+pub const OLD_LOG_FILE: &str = "agentnet.log.old";
 /// The identity key, as text.
 const IDENTITY_FILE: &str = "identity.key";
 /// Everything else.
 const STATE_FILE: &str = "state.redb";
 /// Held locked while an agent runs here.
 const LOCK_FILE: &str = "lock";
+/// All that an agent has in its state directory, half-written files included.
+const OUR_FILES: [&str; 8] = [
+    IDENTITY_FILE,
+    "identity.key.new",
+    STATE_FILE,
+    "state.new",
+    LOCK_FILE,
+    LOG_FILE,
+    OLD_LOG_FILE,
+    SOCKET_IN_STATE_DIR,
+];
 /// A process that was just killed holds its lock until its last thread is gone.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the lock is tried in that time.
@@ -36,10 +53,30 @@ pub(super) struct StateDir {
 }
 
 impl StateDir {
-    /// Creates the directory if need be, and takes it.
-    pub(super) fn take(path: &Path) -> Result<Self, Error> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| unusable(path, &error))?;
-        check_owner(path)?;
+    /// Creates the directory if need be, and takes it. Then it belongs to `user`, if one is given, with all that an agent
+    /// of root has left there.
+    pub(super) fn take(path: &Path, user: Option<&ServiceUser>) -> Result<Self, Error> {
+        make_state_dir(path).map_err(|error| unusable(path, &error))?;
+        match user {
+            Some(user) if is_owned_by(path, user.uid())? => {
+                // Who owns a directory can put links in the way of what root opens there.
+                let _acting = user.act().map_err(|error| not_theirs(path, &error))?;
+                Self::lock(path)
+            }
+            Some(user) => {
+                check_owner(path)?;
+                let taken = Self::lock(path)?;
+                hand_over(path, user).map_err(|error| unusable(path, &error))?;
+                Ok(taken)
+            }
+            None => {
+                check_owner(path)?;
+                Self::lock(path)
+            }
+        }
+    }
+
+    fn lock(path: &Path) -> Result<Self, Error> {
         let lock_path = path.join(LOCK_FILE);
         let mut options = OpenOptions::new();
         let lock = options.create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
@@ -97,12 +134,69 @@ impl StateDir {
     }
 }
 
+/// Creates a state directory where there is none. It is its owner's alone.
+///
+/// # Errors
+/// What the operating system said.
+pub fn make_state_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        // Not for the owner alone: the agent may become another user, who has to get through.
+        DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+/// What is in a state directory that is not an agent's, by name. Nothing where there is no directory yet.
+///
+/// # Errors
+/// What the operating system said.
+pub(super) fn foreign_file(path: &Path) -> io::Result<Option<String>> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        // On a file system of its own this is the file system's.
+        let is_lost_and_found = kind.is_dir() && entry.file_name() == "lost+found";
+        let is_ours = OUR_FILES.iter().any(|name| entry.file_name() == *name) && (kind.is_file() || kind.is_socket());
+        if !is_ours && !is_lost_and_found {
+            return Ok(Some(entry.file_name().to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// Gives the directory of an agent of root to another user. Until its end nobody but root can write there.
+fn hand_over(path: &Path, user: &ServiceUser) -> io::Result<()> {
+    let (uid, gid) = (user.uid().as_raw(), user.gid().as_raw());
+    for name in OUR_FILES {
+        match lchown(path.join(name), Some(uid), Some(gid)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    chown(path, Some(uid), Some(gid))?;
+    tracing::info!(path = %path.display(), user = user.name(), "the state directory has been handed over");
+    Ok(())
+}
+
+/// Whether it is that user's, and nobody else can write there.
+pub(super) fn is_owned_by(path: &Path, owner: Uid) -> Result<bool, Error> {
+    let metadata = fs::metadata(path).map_err(|error| unusable(path, &error))?;
+    Ok(metadata.uid() == owner.as_raw() && metadata.permissions().mode() & 0o022 == 0)
+}
+
 /// Whoever else may write here could put links in the way of files that root opens.
 fn check_owner(path: &Path) -> Result<(), Error> {
-    let metadata = fs::metadata(path).map_err(|error| unusable(path, &error))?;
-    let ours = metadata.uid() == Uid::effective().as_raw();
-    let writable_by_others = metadata.permissions().mode() & 0o022 != 0;
-    if ours && !writable_by_others {
+    if is_owned_by(path, Uid::effective())? {
         return Ok(());
     }
     Err(Error::new(
@@ -118,6 +212,11 @@ fn damaged(path: &Path, why: &str) -> Error {
         format!("{} is not usable: {why}", path.display()),
         "restore it from a backup; without one, move it away and a new agent with a new address is made",
     )
+}
+
+fn not_theirs(path: &Path, error: &ConfineError) -> Error {
+    let message = format!("{} cannot be opened: {error}", path.display());
+    Error::new(ErrorCode::StateDirUnusable, message, "chown it to the user the agent runs as")
 }
 
 /// What the operating system said about a file of ours.

@@ -7,7 +7,7 @@ use super::peer::{Asking, RecordSource};
 use super::report;
 use super::resolve::{Among, is_self};
 use super::{Event, Node, Output, TimerKind};
-use crate::api::{self, Error, ErrorCode, TrustState};
+use crate::api::{self, Error, ErrorCode};
 use crate::identity::{AgentId, Ticket};
 use crate::path::Route;
 use crate::policy::PortSpec;
@@ -87,12 +87,13 @@ impl Node {
         if peer.record.is_expired(now.unix_s()) && !peer.trusted {
             return Err(expired());
         }
-        let was_pending = peer.relation.state(now.unix_s()) == TrustState::Pending;
         peer.relation.request(now.unix_s(), grant);
+        let was_trusted = peer.trusted;
         self.counters.trust_requested.increment();
         peer.asking = Asking { reason: body.reason.unwrap_or_default(), ..Asking::default() };
         self.trust_changed(now, id);
-        if was_pending {
+        // The other side had said yes before: it learns of this one's at once.
+        if !was_trusted && self.peers.get(&id).is_some_and(|peer| peer.trusted) {
             self.start_handshake(now, id);
         }
         self.trust_reply(now, id)

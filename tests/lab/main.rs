@@ -31,6 +31,7 @@ mod outages;
 mod path_mtu;
 mod peers;
 mod port_mapping;
+mod privileges;
 mod ready;
 mod relay;
 mod reload;

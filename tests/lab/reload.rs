@@ -24,14 +24,12 @@ fn what_can_change_does_and_the_rest_is_named() {
     assert_eq!(agent.json(&["reload"]), json!({"applied": [], "needs_restart": []}));
 
     let second = servers[1].reference();
-    let live =
-        format!("name = \"two\"\nrendezvous = [\"{second}\"]\nmetrics_listen = \"9464\"\nlog_level = \"debug\"\n");
-    write(format!("{live}mtu = 1300\n"));
+    let live = format!("name = \"two\"\nrendezvous = [\"{second}\"]\nlog_level = \"debug\"\n");
+    write(format!("{live}mtu = 1300\nmetrics_listen = \"9464\"\n"));
     let reloaded = agent.json(&["reload"]);
-    let applied = ["name", "rendezvous", "metrics_listen", "log_level"];
-    assert_eq!(reloaded, json!({"applied": applied, "needs_restart": ["mtu"]}));
+    let (applied, rest) = (["name", "rendezvous", "log_level"], ["metrics_listen", "mtu"]);
+    assert_eq!(reloaded, json!({"applied": applied, "needs_restart": rest}));
     assert_eq!(agent.json(&["id"])["name"], "two");
-    assert!(homes[0].host.run("curl --silent --fail http://127.0.0.1:9464/metrics").status.success());
     wait_until("it is registered with the other server alone", SOON, || {
         let status = agent.json(&["status"]);
         let servers = status["rendezvous"].as_array().unwrap();
@@ -40,7 +38,7 @@ fn what_can_change_does_and_the_rest_is_named() {
     });
     wait_until("the peer knows the new name", SOON, || peer.peer(&agent.id()).unwrap()["name"] == "two");
     // Once more, it is still to be restarted for.
-    assert_eq!(agent.json(&["reload"]), json!({"applied": [], "needs_restart": ["mtu"]}));
+    assert_eq!(agent.json(&["reload"]), json!({"applied": [], "needs_restart": rest}));
     let running = agent.json(&["config", "show", "--running"]);
     let value = |key: &str| {
         let settings = running["settings"].as_array().unwrap();
@@ -51,12 +49,11 @@ fn what_can_change_does_and_the_rest_is_named() {
     write(format!("{live}port = 70000\n").replace("two", "three"));
     let refused = agent.run_json(&["reload"]);
     assert_eq!(error_code(&refused), "config_invalid", "{refused}");
-    assert!(refused.stdout.contains("line 5"), "{refused}");
+    assert!(refused.stdout.contains("line 4"), "{refused}");
     assert_eq!(agent.json(&["id"])["name"], "two", "a file that is not valid changed something");
 
-    write(live.replace("two", "four").replace("9464", "off"));
+    write(live.replace("two", "four"));
     run(std::process::Command::new("kill").args(["-HUP", &agent.pid().to_string()]), SOON).ok();
     wait_until("the signal is heard", SOON, || agent.json(&["id"])["name"] == "four");
-    assert!(!homes[0].host.run("curl --silent --fail http://127.0.0.1:9464/metrics").status.success());
     assert!(agent.log().contains("the configuration was read again"), "{}", agent.log());
 }

@@ -48,7 +48,7 @@ esac
 "#;
 
 /// Runs a script on a host that has [`SYSTEMCTL`] and paths of its own where the default agent keeps things.
-fn with_systemctl(host: &Host, lab: &Lab, lines: &str) -> (Finished, String) {
+pub(crate) fn with_systemctl(host: &Host, lab: &Lab, lines: &str) -> (Finished, String) {
     let fake = lab.directory().join("fake");
     std::fs::create_dir_all(&fake).unwrap();
     let program = |name: &str, text: &str| {

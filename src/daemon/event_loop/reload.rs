@@ -11,13 +11,13 @@ use crate::daemon::diagnostics::document;
 use crate::daemon::now;
 
 /// What changes without a restart.
-const LIVE: &[Key] = &[Key::Name, Key::Rendezvous, Key::MetricsListen, Key::LogLevel];
+const LIVE: &[Key] = &[Key::Name, Key::Rendezvous, Key::LogLevel];
 
 impl EventLoop {
     pub(super) async fn answer_with_time(&mut self, request: Request, network: &Network) {
         let result = match request.ask {
             Ask::Diagnostics => self.diagnostics(network).await.and_then(|document| to_value(&document)),
-            _ => self.reload().await.and_then(|document| to_value(&document)),
+            _ => self.reload().and_then(|document| to_value(&document)),
         };
         // The caller may have gone.
         let _ = request.answer.send(result);
@@ -33,9 +33,9 @@ impl EventLoop {
     ///
     /// # Errors
     /// The configuration is not valid. Nothing has changed then.
-    pub(super) async fn reload(&mut self) -> Result<Reloaded, Error> {
+    pub(super) fn reload(&mut self) -> Result<Reloaded, Error> {
         let result = match (self.own.surroundings.load)() {
-            Ok(config) => self.apply(config).await,
+            Ok(config) => self.apply(config),
             Err(error) => Err(error),
         };
         match &result {
@@ -47,7 +47,7 @@ impl EventLoop {
         result
     }
 
-    async fn apply(&mut self, new: Config) -> Result<Reloaded, Error> {
+    fn apply(&mut self, new: Config) -> Result<Reloaded, Error> {
         let changed = changed(&self.own.config, &new);
         let (live, rest): (Vec<Key>, Vec<Key>) = changed.into_iter().partition(|key| LIVE.contains(key));
         // What can be refused comes first.
@@ -58,10 +58,9 @@ impl EventLoop {
             .reconfigure(now(), new.name.value.clone(), new.rendezvous.value.clone())
             .map_err(|error| Error::new(ErrorCode::ConfigInvalid, error.to_string(), "shorten the name"))?;
         self.drain();
-        self.own.metrics.listen(new.metrics_listen.value).await;
         let config = &mut self.own.config;
         (config.name, config.rendezvous) = (new.name, new.rendezvous);
-        (config.metrics_listen, config.log_level) = (new.metrics_listen, new.log_level);
+        config.log_level = new.log_level;
         let names = |keys: Vec<Key>| keys.into_iter().map(|key| key.name().to_owned()).collect();
         Ok(Reloaded { applied: names(live), needs_restart: names(rest) })
     }

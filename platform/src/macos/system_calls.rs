@@ -1,0 +1,5 @@
+use crate::confine::ConfineError;
+
+pub(crate) fn limit() -> Result<(), ConfineError> {
+    Err(ConfineError::Unsupported)
+}
