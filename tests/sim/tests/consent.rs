@@ -57,6 +57,19 @@ fn nobody_who_is_not_trusted_gets_an_answer() {
 }
 
 #[test]
+fn consent_taken_back_is_given_again_by_asking() {
+    let mut world = World::new(2);
+    world.trust(0, 1);
+    let peer = id(&world, 1);
+    world.command(0, Command::TrustRevoke(peer)).unwrap();
+    assert_eq!((world.trust_state(0, 1), world.trust_state(1, 0)), (TrustState::Revoked, TrustState::Requested));
+    world.request(0, 1, None, None);
+    // Without a packet: the other side hears of it at once.
+    assert_eq!((world.trust_state(0, 1), world.trust_state(1, 0)), (TrustState::Trusted, TrustState::Trusted));
+    assert!(world.carries_ipv6(0, 1) && world.carries_ipv6(1, 0));
+}
+
+#[test]
 fn a_stranger_that_begins_a_handshake_meets_silence() {
     let mut world = World::new(3);
     world.trust(0, 1);
