@@ -384,7 +384,7 @@ mod tests {
         let mut health = Vec::new();
         confine_agent(&config(&[(Key::Confine, "off")]), &mut health);
         assert_eq!(health.iter().map(|entry| entry.code.as_str()).collect::<Vec<_>>(), [NOT_CONFINED]);
-        assert!(fs::read("/proc/1/status").is_ok());
+        assert!(fs::read_dir("/").is_ok());
     }
 
     #[test]
