@@ -343,7 +343,6 @@ fn not_confined(why: &str) -> HealthEntry {
 }
 
 #[cfg(test)]
-#[cfg(target_os = "linux")]
 mod tests {
     use std::net::ToSocketAddrs;
 
@@ -359,6 +358,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "there is nothing to confine with")]
     fn a_confined_process_has_its_own_files_and_the_name_service() {
         let directory = tempfile::tempdir().unwrap();
         let [state, run, other] = ["state", "run", "other"].map(|name| directory.path().join(name));
@@ -393,7 +393,7 @@ mod tests {
         let mut health = Vec::new();
         confine_agent(&config(&[(Key::Confine, "off")]), None, &mut health);
         assert_eq!(health.iter().map(|entry| entry.code.as_str()).collect::<Vec<_>>(), [NOT_CONFINED]);
-        assert!(fs::read("/proc/1/status").is_ok());
+        assert!(fs::read_dir("/").is_ok());
     }
 
     #[test]
