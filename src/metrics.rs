@@ -53,6 +53,10 @@ counters! {
     tx_relayed_bytes,
     /// Those of the bytes received that came through a relay.
     rx_relayed_bytes,
+    /// Those of the bytes sent that went directly.
+    tx_direct_bytes,
+    /// Those of the bytes received that came directly.
+    rx_direct_bytes,
     /// Datagrams received.
     rx_datagrams,
     /// Datagrams handed to the kernel.
@@ -71,6 +75,8 @@ counters! {
     drop_out_too_big,
     /// Datagrams the kernel did not take.
     drop_out_send,
+    /// Datagrams of the agent itself (handshakes, probes, control messages) that the kernel did not take.
+    drop_out_own,
     /// Packets from the interface in the form of control messages, which only the agent itself may send.
     drop_out_control,
     /// Datagrams from an overlay address: a session inside a session.

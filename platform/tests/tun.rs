@@ -287,3 +287,37 @@ fn each_flow_has_one_of_several_queues() {
         }
     });
 }
+
+#[test]
+fn nobody_else_can_have_a_queue() {
+    const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+    const NOBODY: u32 = 65_534;
+    let namespace = Namespace::new();
+    namespace.enter(|| {
+        let tun = Tun::open(&TunOptions { queues: 2, ..options(None) }).unwrap();
+        // Opened before: on many hosts everybody may.
+        let [stranger, root] =
+            [(); 2].map(|()| std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun"));
+        let attach = |file: &std::fs::File| {
+            let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+            let mut request = libc::ifreq {
+                ifr_name: [0; libc::IFNAMSIZ],
+                ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags as libc::c_short },
+            };
+            for (to, from) in request.ifr_name.iter_mut().zip(tun.name().bytes()) {
+                *to = from as libc::c_char;
+            }
+            // SAFETY: the request is a whole `ifreq` that outlives the call.
+            let result = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(file), TUNSETIFF, &raw mut request) };
+            if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().kind()) }
+        };
+        // Of this thread alone, unlike the C library's.
+        // SAFETY: plain numbers.
+        let become_user = |user: u32| unsafe { libc::syscall(libc::SYS_setresuid, u32::MAX, user, u32::MAX) };
+        assert_eq!(become_user(NOBODY), 0);
+        let refused = attach(&stranger.unwrap());
+        assert_eq!(become_user(0), 0);
+        assert_eq!(refused, Err(std::io::ErrorKind::PermissionDenied));
+        assert_eq!(attach(&root.unwrap()), Ok(()), "the refusal had another reason");
+    });
+}

@@ -211,8 +211,14 @@ fn files(state_dir: &Path) -> std::io::Result<Vec<String>> {
 }
 
 fn log_tail(path: &Path) -> std::io::Result<Vec<String>> {
-    let mut file = fs::File::open(path)?;
-    let begin = file.metadata()?.len().saturating_sub(LOG_TAIL);
+    // The directory is the agent's, who reads may be root: what stands there under this name must be the log itself.
+    let flags = (nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits();
+    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.nlink() != 1 {
+        return Err(std::io::Error::other("it is no file of its own"));
+    }
+    let begin = metadata.len().saturating_sub(LOG_TAIL);
     file.seek(SeekFrom::Start(begin))?;
     let mut tail = Vec::new();
     file.take(LOG_TAIL).read_to_end(&mut tail)?;

@@ -256,7 +256,9 @@ pub(super) fn names_another(global: &Global) -> Result<bool, Error> {
     let differs = |key, default: &str| settings.get(key).is_some_and(|given| given.values != [default]);
     // A state directory that is named comes with a socket of its own.
     let has_own_socket = settings.get(Key::StateDir).is_some() && settings.get(Key::Socket).is_none();
-    Ok(has_own_socket || differs(Key::StateDir, DEFAULT_STATE_DIR) || differs(Key::Socket, DEFAULT_SOCKET))
+    let has_own_file = FileArgs::default().named_file().is_some_and(|file| file != Path::new(DEFAULT_FILE));
+    let has_own_paths = differs(Key::StateDir, DEFAULT_STATE_DIR) || differs(Key::Socket, DEFAULT_SOCKET);
+    Ok(has_own_socket || has_own_file || has_own_paths)
 }
 
 /// The control socket a command talks to, and the flags that name the same agent.

@@ -82,7 +82,10 @@ pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), 
             crate::daemon::preflight(&config)?;
             match way {
                 Start::Background => start(args, global, &config, !out.quiet && !out.json)?,
-                Start::Service { write, unseen } => start_service(args, &config, &write, &unseen, out)?,
+                Start::Service { write, unseen } => {
+                    let was_there = unit.is_some_and(|unit| unit.active || unit.enabled);
+                    start_service(args, &config, &write, &unseen, was_there, out)?
+                }
             }
         }
     };
@@ -129,12 +132,14 @@ fn differing(config: &Config, running: &ConfigDocument) -> Vec<String> {
         .collect()
 }
 
-/// Has systemd start the agent, with the settings that were given as flags in the file that it reads.
+/// Has systemd start the agent, with the settings that were given as flags in the file that it reads. `was_there`: the
+/// service ran, or would have at the next boot.
 fn start_service(
     args: &Args,
     config: &Config,
     write: &[Key],
     unseen: &[&str],
+    was_there: bool,
     out: &mut Output,
 ) -> Result<Started, Error> {
     let names = |keys: &[Key]| keys.iter().map(|key| key.name()).collect::<Vec<_>>().join(", ");
@@ -149,8 +154,11 @@ fn start_service(
         spinner.finish_and_clear();
     }
     if let Err(error) = enabled {
-        // systemd goes on with one that only takes long.
+        // systemd goes on with one that only takes long. Any other would be tried again, now and at the next boot.
         if error.code != ErrorCode::TimedOut {
+            if !was_there {
+                let _ = SYSTEMD.disable();
+            }
             written.undo();
         }
         return Err(error);

@@ -354,7 +354,7 @@ impl EventLoop {
             Ok(()) => self.shared.counters.tx_datagrams.increment(),
             Err(error) => {
                 tracing::debug!(%destination, %error, "a datagram was not sent");
-                self.shared.counters.drop_out_send.increment();
+                self.shared.counters.drop_out_own.increment();
             }
         }
     }

@@ -39,7 +39,8 @@ pub(super) enum OverlayRoutes {
 pub(super) fn free_ipv4_range(layout: &HostLayout, wanted: Ipv4Net) -> Option<Ipv4Net> {
     let in_use = |range: &Ipv4Net| {
         let touches = |net: &IpNet| match net {
-            IpNet::V4(net) => net.prefix_len() > 0 && (net.contains(range) || range.contains(net)),
+            // A VPN's default route is two halves.
+            IpNet::V4(net) => net.prefix_len() > 1 && (net.contains(range) || range.contains(net)),
             IpNet::V6(_) => false,
         };
         let routed = layout.routes.iter().any(|route| touches(&route.destination));

@@ -8,7 +8,8 @@ use crate::api::HealthEntry;
 /// Somebody else's route or address inside the range of IPv4 aliases; `own` is the index of the agent's interface.
 pub(super) fn taken_from_range(layout: &HostLayout, range: Ipv4Net, own: u32) -> Option<IpNet> {
     let touches = |net: &IpNet| match net {
-        IpNet::V4(net) => net.prefix_len() > 0 && (net.contains(&range) || range.contains(net)),
+        // A VPN's default route is two halves.
+        IpNet::V4(net) => net.prefix_len() > 1 && (net.contains(&range) || range.contains(net)),
         IpNet::V6(_) => false,
     };
     let routes = layout.routes.iter().filter(|route| route.ifindex != Some(own)).map(|route| route.destination);
@@ -67,7 +68,10 @@ mod tests {
         let taken = |addresses: &[(u32, &str)], routes: &[(u32, &str)]| {
             taken_from_range(&layout(addresses, routes), RANGE.parse().unwrap(), 9).map(|net| net.to_string())
         };
-        assert_eq!(taken(&[(9, "100.64.0.1/32"), (2, "10.0.0.1/8")], &[(9, RANGE), (2, "0.0.0.0/0")]), None);
+        assert_eq!(
+            taken(&[(9, "100.64.0.1/32"), (2, "10.0.0.1/8")], &[(9, RANGE), (2, "0.0.0.0/0"), (2, "0.0.0.0/1")]),
+            None
+        );
         assert_eq!(taken(&[(2, "100.80.1.2/24")], &[]).as_deref(), Some("100.80.1.0/24"));
         assert_eq!(taken(&[], &[(2, "100.0.0.0/8")]).as_deref(), Some("100.0.0.0/8"));
         assert_eq!(range_conflict("100.80.1.0/24".parse().unwrap()).code, "ipv4_range_conflict");

@@ -233,7 +233,8 @@ impl File {
 fn begin_anew(state_dir: &Path) -> io::Result<fs::File> {
     let path = state_dir.join(LOG_FILE);
     fs::rename(&path, state_dir.join(OLD_LOG_FILE))?;
-    OpenOptions::new().create(true).append(true).mode(0o600).open(&path)
+    // Never one that somebody else put there.
+    OpenOptions::new().create_new(true).append(true).mode(0o600).open(&path)
 }
 
 /// One line, as the formatter hands it over whole.

@@ -3,8 +3,8 @@
 //! 1. [`start`](run) checks rights, takes the state directory, loads or makes the identity, and opens what the host has
 //!    to give: device, sockets, addresses, routes. Then it gives up every right that it does not need any more (`rights`),
 //!    before the first packet is read.
-//! 2. Two packet threads carry packets (`packet_threads`); they share nothing with the rest but the forwarding snapshot
-//!    and two bounded queues.
+//! 2. Packet threads carry packets, two for each queue of the device (`packet_threads`); they share nothing with the rest
+//!    but the forwarding snapshot and two bounded queues.
 //! 3. The main thread runs the control plane (`event_loop`): it feeds [`crate::node::Node`] with what happens and
 //!    carries out what it answers, state first.
 //!

@@ -38,8 +38,6 @@ use crate::node::{Node, NodeConfig};
 const OPEN_FILES: u64 = 4096;
 /// Socket buffers, bytes: what arrives at 10 Gb/s in 1.6 ms. The kernel's limit may allow less.
 const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
-/// Queues without being asked: programs and the kernel need processors too.
-const MOST_USUAL_QUEUES: usize = 4;
 /// Routing tables of agents that are not the first on their host: this plus the UDP port.
 const TABLE_BASE: u32 = 0x6161_0000;
 
@@ -378,7 +376,7 @@ fn open_tun(config: &Config, mtu: u32) -> Result<Tun, Error> {
     let options = TunOptions {
         name: config.tun.value.clone(),
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-        queues: config.queues.value.map_or_else(usual_queues, usize::from),
+        queues: config.queues.value.into(),
     };
     Tun::open(&options).map_err(|error| {
         let message = error.to_string();
@@ -396,12 +394,6 @@ fn open_tun(config: &Config, mtu: u32) -> Result<Tun, Error> {
             TunError::Other(_) => interface_failed(&message),
         }
     })
-}
-
-/// One queue keeps two processors busy: one with what is sent, one with what comes in.
-fn usual_queues() -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    (processors / 2).clamp(1, MOST_USUAL_QUEUES)
 }
 
 fn unreadable_peers(loaded: &Loaded) -> Option<HealthEntry> {

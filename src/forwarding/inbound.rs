@@ -166,8 +166,9 @@ impl Inbound {
                 }
                 self.counters.rx_packets.increment();
                 self.counters.rx_bytes.add(len as u64);
-                if path.relay.is_some() {
-                    self.counters.rx_relayed_bytes.add(len as u64);
+                match path.relay.is_some() {
+                    true => self.counters.rx_relayed_bytes.add(len as u64),
+                    false => self.counters.rx_direct_bytes.add(len as u64),
                 }
                 run.peer.shared.counters.rx_bytes.fetch_add(len as u64, Ordering::Relaxed);
                 Some(len)

@@ -240,8 +240,9 @@ impl Outbound {
         }
         self.counters.tx_packets.add(count);
         self.counters.tx_bytes.add(bytes);
-        if path.is_some_and(|path| path.relay.is_some()) {
-            self.counters.tx_relayed_bytes.add(bytes);
+        match path.is_some_and(|path| path.relay.is_some()) {
+            true => self.counters.tx_relayed_bytes.add(bytes),
+            false => self.counters.tx_direct_bytes.add(bytes),
         }
         run.peer.shared.counters.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -136,24 +136,23 @@ fn encode_traffic(out: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::
     let packets = [("in", &counters.rx_packets), ("out", &counters.tx_packets)];
     family(out, &PACKETS, ["direction"], packets.map(|(direction, counter)| ([direction], value(counter))))?;
     let directions = [
-        ("in", &counters.rx_bytes, &counters.rx_relayed_bytes),
-        ("out", &counters.tx_bytes, &counters.tx_relayed_bytes),
+        ("in", &counters.rx_direct_bytes, &counters.rx_relayed_bytes),
+        ("out", &counters.tx_direct_bytes, &counters.tx_relayed_bytes),
     ];
     let (mut samples, mut relayed, mut all) = (Vec::new(), 0.0, 0.0);
-    for (direction, total, through_relay) in directions {
-        // Read one after the other, while threads count on.
-        let through_relay = value(through_relay);
-        let total = value(total).max(through_relay);
-        samples.push(([direction, "direct"], total - through_relay));
+    for (direction, directly, through_relay) in directions {
+        let (directly, through_relay) = (value(directly), value(through_relay));
+        samples.push(([direction, "direct"], directly));
         samples.push(([direction, "relayed"], through_relay));
         relayed += through_relay;
-        all += total;
+        all += directly + through_relay;
     }
     family(out, &BYTES, ["direction", "path"], samples)?;
     single(out, &RELAY_RATIO, Some(relayed / all))?;
-    let sent = value(&counters.tx_packets);
-    let lost = value(&counters.drop_out_no_session) + value(&counters.drop_out_send);
-    single(out, &DELIVERY_RATIO, Some(sent / (sent + lost)))?;
+    // What the kernel refused was sealed before, and is among the packets sent.
+    let sealed = value(&counters.tx_packets);
+    let sent = (sealed - value(&counters.drop_out_send)).max(0.0);
+    single(out, &DELIVERY_RATIO, Some(sent / (sealed + value(&counters.drop_out_no_session))))?;
     let datagrams = [("in", &counters.rx_datagrams), ("out", &counters.tx_datagrams)];
     family(out, &DATAGRAMS, ["direction"], datagrams.map(|(direction, counter)| ([direction], value(counter))))
 }

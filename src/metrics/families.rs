@@ -76,7 +76,7 @@ families! {
     RELAY_RATIO Gauge "agentnet_relay_usage_ratio" ""
         "Bytes that went through a relay, of all in agentnet_bytes_total; NaN while there are none.";
     DELIVERY_RATIO Gauge "agentnet_delivery_success_ratio" ""
-        "Packets to trusted peers that were sealed and sent (agentnet_packets_total, out), of those and the ones dropped for want of a session or by the kernel (agentnet_drops_total, no_session and send); NaN while there are none.";
+        "Packets to trusted peers that the kernel took, of those that were sealed (agentnet_packets_total, out) and those dropped for want of a session (agentnet_drops_total, no_session); what it did not take is agentnet_drops_total, send. NaN while there are none.";
     DATAGRAMS Counter "agentnet_datagrams_total" "direction=in,out" "Datagrams received, and handed to the kernel.";
     DROPS Counter "agentnet_drops_total" "direction=in,out,inside; reason"
         "What went no further: from the network, from the interface, inside the agent. With `in_` and `out_` before them, the reasons are those of `status`.";

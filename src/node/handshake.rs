@@ -59,6 +59,7 @@ impl Node {
             Err(OpenError::Stale) => {
                 self.counters.drop_handshake_replay.increment();
                 self.stale_initiation(now, id);
+                self.arm_tunnel_timer(id);
             }
             Err(_) => {
                 self.counters.drop_handshake_invalid.increment();

@@ -296,6 +296,9 @@ impl Node {
                 }
                 if !same_servers {
                     self.return_servers(now);
+                    if self.in_session(now, id) {
+                        self.borrow_servers_of(now, id);
+                    }
                 }
             }
             Some(_) => {}
@@ -519,8 +522,9 @@ impl Node {
                 self.counters.tx_bytes.add(len);
                 if let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) {
                     link.shared.counters.tx_bytes.fetch_add(len, Ordering::Relaxed);
-                    if link.shared.path.load().as_ref().is_some_and(|path| path.relay.is_some()) {
-                        self.counters.tx_relayed_bytes.add(len);
+                    match link.shared.path.load().as_ref().is_some_and(|path| path.relay.is_some()) {
+                        true => self.counters.tx_relayed_bytes.add(len),
+                        false => self.counters.tx_direct_bytes.add(len),
                     }
                 }
             } else {

@@ -50,10 +50,15 @@ impl Node {
         }
         let new = wanted.into_iter().filter(|reference| !self.servers.contains_key(&reference.id));
         self.add_servers(now, new.collect());
+        // A server that is no longer this agent's own may be where a peer is reached right now.
+        let in_session = |id: &AgentId| self.in_session(now, *id);
+        for id in self.peers.keys().copied().filter(in_session).collect::<Vec<_>>() {
+            self.borrow_servers_of(now, id);
+        }
         self.own_candidates_changed(now);
     }
 
-    fn in_session(&self, now: Now, id: AgentId) -> bool {
+    pub(super) fn in_session(&self, now: Now, id: AgentId) -> bool {
         let link = self.peers.get(&id).and_then(|peer| peer.link.as_ref());
         link.is_some_and(|link| link.shared.tunnel.lock().has_session(now.time))
     }

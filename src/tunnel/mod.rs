@@ -539,6 +539,10 @@ impl Tunnel {
     /// Drops every key, if there is one. What was accepted stays known.
     fn erase(&mut self) -> bool {
         (self.erase_at, self.newest, self.previous) = (None, None, None);
+        // The next sessions begin to count anew, and one of them may have the number of one that nobody confirmed.
+        if let Some(answered) = &mut self.answered {
+            answered.unconfirmed = false;
+        }
         self.tunn.take().is_some()
     }
 }

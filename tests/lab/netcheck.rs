@@ -8,6 +8,7 @@ use crate::harness::{Agent, Internet, Nat, SOON, Server, Shape, wait_until};
 const ACCESS_MS: u64 = 10;
 
 #[test]
+#[ignore = "long: scripts/matrix left_out"]
 fn the_nat_is_named_and_the_round_trip_measured() {
     let internet = Internet::new();
     let shape = || Some(Shape::delay(ACCESS_MS));

@@ -115,6 +115,7 @@ fn a_second_server_takes_over() {
 
 /// Mappings are new after the reboots: where a and b are now, only c can tell them. Without c nothing passes.
 #[test]
+#[ignore = "long: scripts/matrix left_out"]
 fn a_common_peer_brings_two_together() {
     let internet = Internet::new();
     let (core, public) = (internet.public_host(ACCESS), internet.public_host(ACCESS));

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use libc::c_long;
+use nix::unistd::geteuid;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -146,9 +147,9 @@ const OLDER: &[c_long] = &[libc::SYS_accept];
 
 /// `PR_SET_VMA` of linux/prctl.h: the C library names its memory.
 const PR_SET_VMA: u64 = 0x5356_4d41;
-/// linux/netfilter_ipv4/ip_tables.h and its IPv6 twin: from here on, and for so many, options set the firewall's rules.
+/// linux/netfilter_ipv4/ip_tables.h, netfilter_arp/arp_tables.h, netfilter_bridge/ebtables.h, ip_vs.h and their IPv6 twins:
+/// from here on options set rules of the firewall, of bridges and of load balancing.
 const FIREWALL_OPTIONS: u64 = 64;
-const AFTER_FIREWALL_OPTIONS: u64 = 66;
 /// The bits of socket(2)'s type that are not flags.
 const SOCKET_TYPE: u64 = 0xf;
 
@@ -218,10 +219,14 @@ fn ioctls() -> [u64; 6] {
     ]
 }
 
-/// Datagrams and streams; of netlink only links, addresses and routes, not the firewall.
+/// Datagrams and streams; of netlink only that of links, addresses, routes and queueing, not the firewall. Services of the
+/// host do what root asks of them over Unix sockets: a process that is still root gets none.
 fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
     let route = [is(0, number(libc::AF_NETLINK)), is(2, number(libc::NETLINK_ROUTE))];
-    let mut rules = vec![all([is(0, number(libc::AF_UNIX))])?, all(route)?];
+    let mut rules = vec![all(route)?];
+    if !geteuid().is_root() {
+        rules.push(all([is(0, number(libc::AF_UNIX))])?);
+    }
     for family in [libc::AF_INET, libc::AF_INET6] {
         for kind in [libc::SOCK_DGRAM, libc::SOCK_STREAM] {
             rules.push(all([is(0, number(family)), bits(1, SOCKET_TYPE, number(kind))])?);
@@ -236,9 +241,7 @@ fn socket_options() -> Result<Vec<SeccompRule>, BackendError> {
     let mut rules = one_of(1, &plain.map(number))?;
     for level in [libc::IPPROTO_IP, libc::IPPROTO_IPV6] {
         let below = condition(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Lt, FIREWALL_OPTIONS);
-        let above = condition(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Gt, AFTER_FIREWALL_OPTIONS);
         rules.push(all([is(1, number(level)), below])?);
-        rules.push(all([is(1, number(level)), above])?);
     }
     Ok(rules)
 }
@@ -377,7 +380,7 @@ mod tests {
             let fd = c_long::from(std::os::fd::AsRawFd::as_raw_fd(&kept));
             assert_eq!(call(libc::SYS_ioctl, [fd, 0x8914, 0]), libc::EPERM);
             for level in [libc::IPPROTO_IP, libc::IPPROTO_IPV6] {
-                for option in 64..=66 {
+                for option in [64, 65, 66, 96, 128, 1153] {
                     assert_eq!(call(libc::SYS_setsockopt, [fd, level.into(), option]), libc::EPERM);
                 }
             }

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::net::if_::if_nametoindex;
 use nix::sys::stat::Mode;
-use nix::unistd;
+use nix::unistd::{self, geteuid};
 
 use crate::batch::{PacketBatch, VnetHeader};
 use crate::tun::{MAX_QUEUES, PacketDevice, TunError, TunOptions, WriteReport, is_valid_name};
@@ -33,6 +33,8 @@ mod offload {
 nix::ioctl_write_int!(tun_set_offload, b'T', 208);
 // TUNSETIFF of linux/if_tun.h: _IOW('T', 202, int), with a pointer to a `struct ifreq`.
 nix::ioctl_write_ptr_bad!(tun_set_interface, 0x4004_54ca, libc::ifreq);
+// TUNSETOWNER of linux/if_tun.h: _IOW('T', 204, int), the user passed by value.
+nix::ioctl_write_int!(tun_set_owner, b'T', 204);
 
 /// A TUN interface. It exists as long as this value or one of its queues does: the device is not persistent.
 pub struct Tun {
@@ -193,20 +195,40 @@ fn open_single(options: &TunOptions) -> Result<(Vec<OwnedFd>, String), TunError>
 /// A device with several queues, which the library does not make. The MTU is left to whoever configures the interface.
 fn open_queues(options: &TunOptions, count: usize) -> Result<(Vec<OwnedFd>, String), TunError> {
     let refused = |errno: Errno| classify(errno.into(), options);
-    let mut name = options.name.clone().unwrap_or_else(|| NAME_PATTERN.to_owned());
-    let mut queues = Vec::new();
-    for _ in 0..count {
+    let opened = || {
         let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        let fd = open(DEVICE, flags, Mode::empty()).map_err(refused)?;
-        name = attach(&fd, &name).map_err(refused)?;
+        open(DEVICE, flags, Mode::empty()).map_err(refused)
+    };
+    let first = opened()?;
+    let pattern = options.name.as_deref().unwrap_or(NAME_PATTERN);
+    let name = attach(&first, pattern, libc::IFF_TUN_EXCL).map_err(refused)?;
+    // A device that belongs to nobody takes queues of everybody who may open /dev/net/tun.
+    // SAFETY: TUNSETOWNER takes its argument by value and touches no memory of ours.
+    unsafe { tun_set_owner(first.as_raw_fd(), geteuid().as_raw().into()) }.map_err(refused)?;
+    let mut queues = vec![first];
+    while queues.len() < count {
+        let fd = opened()?;
+        attach(&fd, &name, 0).map_err(refused)?;
         queues.push(fd);
     }
-    Ok((queues, name))
+    match queues_of(&name) {
+        // Somebody was there before it had an owner.
+        Ok(found) if found != count => Err(TunError::Other(io::ErrorKind::AddrInUse.into())),
+        // What /sys shows may be another network's than this process's.
+        _ => Ok((queues, name)),
+    }
 }
 
-/// Makes `fd` a queue of the device of this name, which is made if it is not there. Returns the name.
-fn attach(fd: &OwnedFd, name: &str) -> Result<String, Errno> {
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+/// Queues that are attached to the device.
+fn queues_of(name: &str) -> io::Result<usize> {
+    let entries = std::fs::read_dir(format!("/sys/class/net/{name}/queues"))?;
+    let names = entries.collect::<io::Result<Vec<_>>>()?;
+    Ok(names.iter().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"tx-")).count())
+}
+
+/// Makes `fd` a queue of the device of this name; with `IFF_TUN_EXCL` it must not be there, and is made. Returns the name.
+fn attach(fd: &OwnedFd, name: &str, exclusive: libc::c_int) -> Result<String, Errno> {
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE | exclusive;
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags as libc::c_short },

@@ -50,13 +50,13 @@ impl EventLoop {
     fn apply(&mut self, new: Config) -> Result<Reloaded, Error> {
         let changed = changed(&self.own.config, &new);
         let (live, rest): (Vec<Key>, Vec<Key>) = changed.into_iter().partition(|key| LIVE.contains(key));
-        // What can be refused comes first.
-        if live.contains(&Key::LogLevel) {
-            self.own.surroundings.log.set_level(&new.log_level.value)?;
-        }
+        // What can be refused comes first; the level was looked at with the rest of the configuration.
         self.node
             .reconfigure(now(), new.name.value.clone(), new.rendezvous.value.clone())
             .map_err(|error| Error::new(ErrorCode::ConfigInvalid, error.to_string(), "shorten the name"))?;
+        if live.contains(&Key::LogLevel) {
+            self.own.surroundings.log.set_level(&new.log_level.value)?;
+        }
         self.drain();
         let config = &mut self.own.config;
         (config.name, config.rendezvous) = (new.name, new.rendezvous);
