@@ -21,7 +21,6 @@ const NEAR: u64 = 16;
 const FILE_LEN: u64 = 10 << 20;
 
 #[test]
-#[ignore = "long: scripts/matrix left_out"]
 fn ipv4_1280() {
     Scene::new(Nat::PortRestricted, 1280).carries_everything();
 }
