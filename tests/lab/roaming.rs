@@ -51,7 +51,6 @@ fn a_nat_reboots_with_new_ports() {
 }
 
 #[test]
-#[ignore = "long: scripts/matrix left_out"]
 fn a_host_moves_from_ipv4_to_ipv6() {
     let internet = Internet::new();
     let core = internet.public_host(Some(ACCESS));
