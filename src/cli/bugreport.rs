@@ -20,7 +20,7 @@ use super::load::AgentArgs;
 use super::output::{Failure, Output};
 use crate::api::{BugReport, Diagnostics, Error, ErrorCode, Missing, SettingWithSource, SystemDocument};
 use crate::config::{Config, DEFAULT_STATE_DIR, Key};
-use crate::daemon::{LOG_FILE, network_document};
+use crate::daemon::{LOG_FILE, network_document, open_own};
 
 /// How long the agent may take for each answer; a check of the network takes five seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -212,13 +212,8 @@ fn files(state_dir: &Path) -> std::io::Result<Vec<String>> {
 
 fn log_tail(path: &Path) -> std::io::Result<Vec<String>> {
     // The directory is the agent's, who reads may be root: what stands there under this name must be the log itself.
-    let flags = (nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits();
-    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.nlink() != 1 {
-        return Err(std::io::Error::other("it is no file of its own"));
-    }
-    let begin = metadata.len().saturating_sub(LOG_TAIL);
+    let mut file = open_own(path, OpenOptions::new().read(true))?;
+    let begin = file.metadata()?.len().saturating_sub(LOG_TAIL);
     file.seek(SeekFrom::Start(begin))?;
     let mut tail = Vec::new();
     file.take(LOG_TAIL).read_to_end(&mut tail)?;

@@ -8,14 +8,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid};
 
@@ -28,7 +27,7 @@ use super::status::show_health_entries;
 use super::{Global, human};
 use crate::api::{ConfigDocument, Error, ErrorCode, Identity, StartReport, Started, Status, display_addresses};
 use crate::config::{Config, DEFAULT_FILE, Key, Origin};
-use crate::daemon::{LOG_FILE, MAX_LOG_BYTES, OLD_LOG_FILE, make_state_dir};
+use crate::daemon::{LOG_FILE, MAX_LOG_BYTES, OLD_LOG_FILE, make_state_dir, open_own};
 
 /// How long an agent that may be running has to say so.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -306,15 +305,10 @@ impl Log {
         if path.metadata().is_ok_and(|log| log.len() > MAX_LOG_BYTES) {
             std::fs::rename(&path, state_dir.join(OLD_LOG_FILE)).map_err(|error| unusable(&path, &error))?;
         }
-        // The directory may be another user's: what root opens there must be no way to somewhere else.
         let mut options = OpenOptions::new();
-        options.create(true).append(true).read(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
-        let file = options.open(&path).map_err(|error| unusable(&path, &error))?;
-        let metadata = file.metadata().map_err(|error| unusable(&path, &error))?;
-        if !metadata.is_file() || metadata.nlink() != 1 {
-            return Err(unusable(&path, &io::Error::other("it is no file of its own")));
-        }
-        let begin = metadata.len();
+        options.create(true).append(true).read(true).mode(0o600);
+        let file = open_own(&path, &mut options).map_err(|error| unusable(&path, &error))?;
+        let begin = file.metadata().map_err(|error| unusable(&path, &error))?.len();
         Ok(Self { path, file, begin })
     }
 
@@ -355,6 +349,8 @@ fn show(page: &mut Page, started: &Started) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::super::output::testing::rendered;
     use super::*;
     use crate::api::ConfigSetting;

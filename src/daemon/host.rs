@@ -38,15 +38,19 @@ pub(super) enum OverlayRoutes {
 /// The first range that touches no route and no address of this host, trying `wanted` first. `None`: all are in use.
 pub(super) fn free_ipv4_range(layout: &HostLayout, wanted: Ipv4Net) -> Option<Ipv4Net> {
     let in_use = |range: &Ipv4Net| {
-        let touches = |net: &IpNet| match net {
-            // A VPN's default route is two halves.
-            IpNet::V4(net) => net.prefix_len() > 1 && (net.contains(range) || range.contains(net)),
-            IpNet::V6(_) => false,
-        };
-        let routed = layout.routes.iter().any(|route| touches(&route.destination));
-        routed || layout.addresses.iter().any(|(_, address)| touches(&address.trunc()))
+        let routed = layout.routes.iter().any(|route| touches(&route.destination, range));
+        routed || layout.addresses.iter().any(|(_, address)| touches(&address.trunc(), range))
     };
     [wanted].into_iter().chain(ALTERNATIVE_RANGES).find(|range| !in_use(range))
+}
+
+/// Whether a route or an address of somebody else is in the way of a range of aliases. A default route is not, nor is that
+/// of a VPN, which is two halves.
+pub(super) fn touches(net: &IpNet, range: &Ipv4Net) -> bool {
+    match net {
+        IpNet::V4(net) => net.prefix_len() > 1 && (net.contains(range) || range.contains(net)),
+        IpNet::V6(_) => false,
+    }
 }
 
 /// The largest MTU with which a full packet fits the narrowest link that is up.

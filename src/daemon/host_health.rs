@@ -3,18 +3,14 @@
 use agentnet_platform::network::HostLayout;
 use ipnet::{IpNet, Ipv4Net};
 
+use super::host::touches;
 use crate::api::HealthEntry;
 
 /// Somebody else's route or address inside the range of IPv4 aliases; `own` is the index of the agent's interface.
 pub(super) fn taken_from_range(layout: &HostLayout, range: Ipv4Net, own: u32) -> Option<IpNet> {
-    let touches = |net: &IpNet| match net {
-        // A VPN's default route is two halves.
-        IpNet::V4(net) => net.prefix_len() > 1 && (net.contains(&range) || range.contains(net)),
-        IpNet::V6(_) => false,
-    };
     let routes = layout.routes.iter().filter(|route| route.ifindex != Some(own)).map(|route| route.destination);
     let addresses = layout.addresses.iter().filter(|(index, _)| *index != own).map(|(_, net)| net.trunc());
-    addresses.chain(routes).find(touches)
+    addresses.chain(routes).find(|net| touches(net, &range))
 }
 
 /// Programs that talk to an alias reach somebody else, or nobody.

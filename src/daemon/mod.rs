@@ -44,7 +44,7 @@ pub use diagnostics::network_document;
 pub use log::{Log, MAX_FILE_BYTES as MAX_LOG_BYTES};
 pub use rendezvous::{Rendezvous, RendezvousOptions};
 pub use state_dir::{LOG_FILE, OLD_LOG_FILE, make_state_dir};
-pub use whole_file::{Access, write_whole};
+pub use whole_file::{Access, open_own, write_whole};
 
 use crate::api::{Error, ErrorCode};
 use crate::config::Config;

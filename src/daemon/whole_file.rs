@@ -2,8 +2,10 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
+
+use nix::fcntl::OFlag;
 
 /// Who may do what with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +48,22 @@ pub fn write_whole(path: &Path, content: &[u8], access: Access) -> io::Result<()
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// Opens a file in a directory that may be another user's, so that what root opens there is no way to somewhere else: no
+/// link, no pipe, nothing that has a second name.
+///
+/// # Errors
+/// What the operating system says, or that it is no file of its own.
+pub fn open_own(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path)?;
+    let metadata = file.metadata()?;
+    match metadata.is_file() && metadata.nlink() == 1 {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no file of its own")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     const PRIVATE: Access = Access { mode: 0o600, owner: None };

@@ -29,8 +29,7 @@ impl Node {
         self.outputs.push_back(Output::StoreSequence(self.record.record().sequence));
         self.timers.set(TimerKind::RecordRenewal, Some(now.time + RECORD_RENEWAL));
         self.change_servers(now, rendezvous);
-        let in_session = |id: &AgentId| self.in_session(now, *id);
-        for id in self.peers.keys().copied().filter(in_session).collect::<Vec<_>>() {
+        for id in self.peers_in_session(now) {
             self.send_hello(now, id);
         }
         Ok(())
@@ -51,11 +50,14 @@ impl Node {
         let new = wanted.into_iter().filter(|reference| !self.servers.contains_key(&reference.id));
         self.add_servers(now, new.collect());
         // A server that is no longer this agent's own may be where a peer is reached right now.
-        let in_session = |id: &AgentId| self.in_session(now, *id);
-        for id in self.peers.keys().copied().filter(in_session).collect::<Vec<_>>() {
+        for id in self.peers_in_session(now) {
             self.borrow_servers_of(now, id);
         }
         self.own_candidates_changed(now);
+    }
+
+    fn peers_in_session(&self, now: Now) -> Vec<AgentId> {
+        self.peers.keys().copied().filter(|id| self.in_session(now, *id)).collect()
     }
 
     pub(super) fn in_session(&self, now: Now, id: AgentId) -> bool {
