@@ -10,7 +10,7 @@ use agentnet::config::{
 };
 
 /// Settings without a default value: the file shows an example.
-const EXAMPLES: &[Key] = &[Key::Name, Key::Tun, Key::Rendezvous, Key::Mtu];
+const EXAMPLES: &[Key] = &[Key::Name, Key::Tun, Key::Rendezvous, Key::Mtu, Key::Queues];
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path)

@@ -26,6 +26,8 @@ UDP_SIZES = (1372, 64)
 LEAST_RATE = 5_000
 PRECISION = 1.08
 PROBE_SECONDS = 1.0
+# Before memory is looked at.
+REST_SECONDS = 10
 
 
 def run(command, **options):
@@ -317,7 +319,7 @@ def main():
     all_hosts, failed = [], None
     with tempfile.TemporaryDirectory() as directory:
         try:
-            candidates, idle = [], {}
+            candidates = []
             for number, name in enumerate(names):
                 hosts = Hosts(number)
                 all_hosts.append(hosts)
@@ -326,7 +328,9 @@ def main():
                 else:
                     candidates.append(WireGuard(name, others[name], hosts, number))
                 round_trips(candidates[-1], 3, 0.2)
-                idle[name] = memory_mib(candidates[-1], "VmRSS")
+            # Whoever gives memory back after the start has done so by then.
+            time.sleep(REST_SECONDS)
+            idle = {candidate.name: memory_mib(candidate, "VmRSS") for candidate in candidates}
             turns = {name: [] for name in names}
             for turn in range(arguments.runs):
                 for candidate in candidates:

@@ -333,7 +333,7 @@ pub struct Config {
     /// Interface MTU in bytes; chosen by the agent when absent.
     pub mtu: Setting<Option<u16>>,
     /// Queues of the interface.
-    pub queues: Setting<u16>,
+    pub queues: Setting<Option<u16>>,
     /// The user an agent of root becomes; `root` for none.
     pub user: Setting<String>,
     /// Whether the running agent is limited in the files and system calls it may use.
@@ -384,7 +384,7 @@ impl Config {
             Key::LogLevel => self.log_level.value.clone(),
             Key::LogFormat => self.log_format.value.as_str().to_owned(),
             Key::Mtu => self.mtu.value.map_or_else(String::new, |mtu| mtu.to_string()),
-            Key::Queues => self.queues.value.to_string(),
+            Key::Queues => self.queues.value.map_or_else(String::new, |queues| queues.to_string()),
             Key::User => self.user.value.clone(),
             Key::Confine if self.confine.value => "on".to_owned(),
             Key::Confine => "off".to_owned(),

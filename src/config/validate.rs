@@ -67,7 +67,7 @@ pub(super) fn validate(settings: &Settings) -> Result<Config, Invalid> {
         log_level: check.setting(Key::LogLevel, DEFAULT_LOG_LEVEL.to_owned(), one(log_level)),
         log_format: check.setting(Key::LogFormat, LogFormat::default(), one(log_format)),
         mtu: check.setting(Key::Mtu, None, one(mtu)),
-        queues: check.setting(Key::Queues, 1, one(queues)),
+        queues: check.setting(Key::Queues, None, one(queues)),
         user: check.setting(Key::User, DEFAULT_USER.to_owned(), one(user)),
         confine: check.setting(Key::Confine, true, one(on_or_off)),
     };
@@ -185,12 +185,12 @@ fn mtu(text: &str) -> Result<Option<u16>, Refusal> {
     }
 }
 
-fn queues(text: &str) -> Result<u16, Refusal> {
+fn queues(text: &str) -> Result<Option<u16>, Refusal> {
     match text.parse::<u16>() {
-        Ok(queues) if (1..=MAX_QUEUES).contains(&queues) => Ok(queues),
+        Ok(queues) if (1..=MAX_QUEUES).contains(&queues) => Ok(Some(queues)),
         _ => refuse(
             format!("{text:?} is not a number of queues"),
-            format!("it goes from 1, the default, to {MAX_QUEUES}"),
+            format!("it goes from 1 to {MAX_QUEUES}; leave it out to let the agent choose"),
         ),
     }
 }
@@ -406,7 +406,7 @@ mod tests {
                 "log_level=info default",
                 "log_format=text default",
                 "mtu= default",
-                "queues=1 default",
+                "queues= default",
                 "user=agentnet default",
                 "confine=on default",
             ]

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use agentnet_platform::network::{Network, NetworkEvent};
-use agentnet_platform::process::return_free_memory;
+use agentnet_platform::process::{release_code, return_free_memory};
 use agentnet_platform::udp::{DatagramSocket, LocalEnd, SocketId};
 use ipnet::IpNet;
 use serde::Serialize;
@@ -43,8 +43,8 @@ const STORE_RETRY: Duration = Duration::from_secs(5);
 const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(10);
 /// Inputs taken in before outputs are carried out: one transaction on disk serves them all.
 const INPUTS_PER_DRAIN: usize = 64;
-/// So long after a session was erased free memory goes back to the operating system, which takes a millisecond: sessions
-/// that began together end together.
+/// So long after the start, a request, or the end of a session, memory that is not needed any more goes back to the
+/// operating system, which takes a millisecond: what began together ends together.
 const RETURN_MEMORY_AFTER: Duration = Duration::from_secs(5);
 /// The longest a ping may wait for its answer.
 const MAX_PING_TIMEOUT: Duration = Duration::from_secs(60);
@@ -100,7 +100,7 @@ pub(super) struct EventLoop {
     /// Callers whose answer comes as an event, by token.
     waiting: HashMap<u64, Answer>,
     next_token: u64,
-    /// When free memory is given back.
+    /// When memory is given back.
     return_memory: Option<Time>,
 }
 
@@ -134,7 +134,7 @@ impl EventLoop {
             store_retry: None,
             waiting: HashMap::new(),
             next_token: 0,
-            return_memory: None,
+            return_memory: Some(now().time + RETURN_MEMORY_AFTER),
         }
     }
 
@@ -192,6 +192,7 @@ impl EventLoop {
                 self.node.handle_input(now(), Input::Resolved { server, addresses });
             }
             Some(request) = queues.requests.recv() => {
+                self.return_memory_later(now().time);
                 if matches!(request.ask, Ask::Down) {
                     let _ = request.answer.send(Ok(json!({ "stopping": true })));
                     return Some(Stop::Asked);
@@ -243,6 +244,10 @@ impl EventLoop {
         }
     }
 
+    fn return_memory_later(&mut self, now: Time) {
+        self.return_memory.get_or_insert(now + RETURN_MEMORY_AFTER);
+    }
+
     fn time_to_wait(&self) -> Option<Duration> {
         let timer = self.node.poll_timeout().map(|(at, _)| at);
         let own = [self.store_retry, self.return_memory, self.own.service_manager.due()];
@@ -254,10 +259,11 @@ impl EventLoop {
         let now = now();
         self.node.handle_input(now, Input::Timeout);
         if self.node.take_session_erased() {
-            self.return_memory.get_or_insert(now.time + RETURN_MEMORY_AFTER);
+            self.return_memory_later(now.time);
         }
         if self.return_memory.take_if(|at| *at <= now.time).is_some() {
             return_free_memory();
+            release_code();
         }
         if self.store_retry.is_some_and(|at| at <= now.time) {
             self.commit(Changes::default());

@@ -32,6 +32,7 @@ mod sleep_detector;
 mod start;
 mod state_dir;
 mod store;
+mod vigil;
 mod whole_file;
 
 use std::path::PathBuf;

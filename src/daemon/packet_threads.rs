@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agentnet_platform::batch::PacketBatch;
 use agentnet_platform::clock::boot_time;
@@ -16,9 +16,10 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::vigil::{Carried, Vigil};
 use crate::forwarding::{
-    Fib, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, OUT_BATCH_PACKETS, Offloads, Outbound, SEND_BYTES,
-    StrangerDatagram,
+    Fib, HeldTurns, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, OUT_BATCH_PACKETS, Offloads, Outbound, SEND_BYTES,
+    StrangerDatagram, Turns,
 };
 use crate::identity::TunnelPublic;
 use crate::metrics::Counters;
@@ -58,6 +59,8 @@ pub(super) struct Shared {
     pub(super) counters: Arc<Counters>,
     pub(super) notices: mpsc::Sender<Notice>,
     pub(super) strangers: mpsc::Sender<StrangerDatagram>,
+    /// Where several queues carry packets to the same peers; none with one.
+    pub(super) turns: Option<Arc<Turns>>,
     /// Told once, by whichever thread ends, why.
     pub(super) ended: mpsc::Sender<String>,
 }
@@ -70,8 +73,8 @@ pub(super) struct PacketThreads {
 
 impl PacketThreads {
     /// Starts two for the first queue, and two for each of `twins`; `queue` gives the device's queue of a number. The
-    /// queues share nothing but the sessions. The kernel keeps all packets of a flow in one, on both sides; when the first answer
-    /// of a flow comes by another one, its packets go there from then on.
+    /// queues share the sessions, and take turns with each peer. The kernel keeps all packets of a flow in one, on both sides;
+    /// when the first answer of a flow comes by another one, its packets go there from then on.
     pub(super) fn start(
         shared: &Shared,
         twins: &[Arc<UdpSockets>],
@@ -178,6 +181,22 @@ impl<W> Direction<W> {
         ready
     }
 
+    /// Waits until one of `fds` is readable: awake as long as the vigil says, then asleep.
+    fn watch(&self, fds: &[BorrowedFd<'_>], stop: &Stop, vigil: &mut Vigil, carried: Carried) -> io::Result<Ready> {
+        let begun = Instant::now();
+        let (length, mut polled) = (vigil.length(carried), Duration::ZERO);
+        let mut ready = Ready::default();
+        while polled < length && ready.is_timeout() {
+            ready = wait_readable(fds, &stop.waker, Some(Duration::ZERO))?;
+            polled = begun.elapsed();
+        }
+        if ready.is_timeout() {
+            ready = self.wait(fds, stop, None)?;
+        }
+        vigil.ended(carried, polled, begun.elapsed());
+        Ok(ready)
+    }
+
     /// Lets `carry` do the work if nobody is at it.
     fn meanwhile<T>(&self, carry: impl FnOnce(&mut W) -> io::Result<T>) -> io::Result<()> {
         if self.awake.load(Ordering::Relaxed) {
@@ -218,21 +237,28 @@ impl Carrier {
         let mut fds = socket.fds();
         let (returned, device_at) = (fds.len(), fds.len() + 1);
         fds.extend([self.returned.as_fd(), device.as_fd()]);
+        let (mut vigil, mut carried) = (Vigil::default(), Carried::default());
         while !stop.is_asked() {
             let wanted = if self.handed_over.load(Ordering::Relaxed) { device_at } else { device_at + 1 };
-            let ready = self.incoming.wait(fds.get(..wanted).unwrap_or(&fds), stop, None)?;
+            let ready = self.incoming.watch(fds.get(..wanted).unwrap_or(&fds), stop, &mut vigil, carried)?;
+            carried = Carried::default();
             if ready.is_readable(returned) {
                 self.returned.drain();
             }
             // What is readable is known; asking the other sockets too would cost a system call each.
             if (0..returned).any(|index| ready.is_readable(index)) {
+                carried.inward = true;
                 self.incoming.work.lock().carry(Some(ready))?;
             }
             if self.handed_over.load(Ordering::Relaxed) {
                 self.outgoing.meanwhile(|outgoing| outgoing.carry(&mut || self.receive()))?;
-            } else if self.outgoing.work.lock().carry(&mut || self.receive())? >= HANDED_OVER_FROM {
-                self.handed_over.store(true, Ordering::Relaxed);
-                self.handed.wake();
+            } else {
+                let bytes = self.outgoing.work.lock().carry(&mut || self.receive())?;
+                carried.outward = bytes > 0;
+                if bytes >= HANDED_OVER_FROM {
+                    self.handed_over.store(true, Ordering::Relaxed);
+                    self.handed.wake();
+                }
             }
         }
         Ok(())
@@ -312,12 +338,15 @@ impl Outgoing {
         while next < self.packets.len() {
             self.send.clear();
             self.replies.clear();
-            let (fib, replies) = (self.shared.fib.load(), &mut self.replies);
-            next = self.outbound.process(clock(), &fib, &self.packets, next, &mut self.send, replies, &mut self.sink);
+            let mut turns = self.shared.turns.as_deref().map_or_else(HeldTurns::default, Turns::for_batch);
+            let (fib, out, replies) = (self.shared.fib.load(), &mut self.send, &mut self.replies);
+            let sink = &mut self.sink;
+            next = self.outbound.process(clock(), &fib, &self.packets, next, out, replies, &mut turns, sink);
             if !self.send.is_empty() {
                 let report = self.shared.socket.send_batch_while(&self.send, meanwhile);
                 self.outbound.batch_sent(clock(), &report, &mut self.sink);
             }
+            drop(turns);
             if !self.replies.is_empty() {
                 self.device.write_batch(&mut self.replies)?;
             }

@@ -38,6 +38,8 @@ use crate::node::{Node, NodeConfig};
 const OPEN_FILES: u64 = 4096;
 /// Socket buffers, bytes: what arrives at 10 Gb/s in 1.6 ms. The kernel's limit may allow less.
 const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
+/// Queues of the interface, unless the configuration says how many: more were never measured.
+const MOST_QUEUES_UNASKED: usize = 4;
 /// Routing tables of agents that are not the first on their host: this plus the UDP port.
 const TABLE_BASE: u32 = 0x6161_0000;
 
@@ -173,6 +175,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         counters,
         notices,
         strangers,
+        turns: (!host.twins.is_empty()).then(Arc::default),
         ended,
     };
     let threads = PacketThreads::start(&shared, &host.twins, |number| host.tun.queue(number))
@@ -372,11 +375,17 @@ fn choose_range(
     Ok(free)
 }
 
+/// Two threads each, and the programs need processors too.
+fn queues_of_this_machine() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).clamp(1, MOST_QUEUES_UNASKED)
+}
+
 fn open_tun(config: &Config, mtu: u32) -> Result<Tun, Error> {
     let options = TunOptions {
         name: config.tun.value.clone(),
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-        queues: config.queues.value.into(),
+        queues: config.queues.value.map_or_else(queues_of_this_machine, usize::from),
     };
     Tun::open(&options).map_err(|error| {
         let message = error.to_string();

@@ -17,7 +17,8 @@
 //!
 //! [`Outbound`] and [`Inbound`] are functions over batches, each driven by one packet thread at a time. They read one
 //! immutable snapshot, the [`Fib`], loaded once per batch, and take a peer's session lock once for each run of packets
-//! of that peer, never across a system call; a long run passes it on where the other direction waits ([`Sessions`]). They
+//! of that peer, never across a system call; a long run passes it on where the other direction waits ([`Sessions`]). Where
+//! several queues carry packets to one peer, a batch is sealed and sent before the next one is sealed ([`Turns`]). They
 //! allocate nothing on the way of an ordinary packet. What the control plane must know leaves as a [`Notice`], on the
 //! first packet of a period or when a packet cannot go on.
 
@@ -32,6 +33,7 @@ mod parted;
 mod peer_path;
 mod segment;
 mod session_lock;
+mod turns;
 
 pub use coalesce::{Coalescer, Offloads};
 pub use fib::{Fib, FibPeer, Ipv4Aliases, PeerCounters, SharedPeer};
@@ -41,6 +43,7 @@ pub use outbound::Outbound;
 pub use peer_path::PeerPath;
 pub use segment::{SegmentError, Segments};
 pub use session_lock::Sessions;
+pub use turns::{HeldTurns, Turns};
 
 /// Packets in one batch from the device. 64 full packets are two UDP_SEGMENT trains; more would only add delay.
 pub const OUT_BATCH_PACKETS: usize = 64;

@@ -12,6 +12,7 @@ use super::fit::Fit;
 use super::fragment::Fragments;
 use super::segment::Segments;
 use super::session_lock::SessionLock;
+use super::turns::HeldTurns;
 use super::{Fib, FibPeer, Notice, NoticeSink, PeerPath, WAITING_PACKETS};
 use crate::metrics::Counters;
 use crate::policy::{Direction, Verdict};
@@ -86,7 +87,8 @@ impl Outbound {
 
     /// Takes packets of a batch read from the device, from number `first` on, through steps 2 to 6, until `send` is
     /// full; returns the number of the first packet that is left. Afterwards `send` is to be sent, and `replies`, ICMP
-    /// errors for local programs, to be written to the device. With an empty `send` it always gets further.
+    /// errors for local programs, to be written to the device. `turns` are to be kept until `send` is sent. With an empty
+    /// `send` and no turn it always gets further.
     #[expect(clippy::too_many_arguments, reason = "the state of one batch, spelled out")]
     pub fn process(
         &mut self,
@@ -96,30 +98,14 @@ impl Outbound {
         first: usize,
         send: &mut SendBatch,
         replies: &mut PacketBatch,
+        turns: &mut HeldTurns<'_>,
         notices: &mut dyn NoticeSink,
     ) -> usize {
         let mut run: Option<Run<'_>> = None;
         let mut last: Option<(IpAddr, &Arc<FibPeer>)> = None;
         for number in first..packets.len() {
             let Some((header, packet)) = packets.get(number) else { break };
-            // 2. parse; the source must be this agent
-            let Ok(view) = IpView::parse(packet) else {
-                self.counters.drop_out_malformed.increment();
-                continue;
-            };
-            let Ok(segments) = Segments::new(header, &view) else {
-                self.counters.drop_out_malformed.increment();
-                continue;
-            };
-            if !fib.is_own(view.source) {
-                self.counters.drop_out_source.increment();
-                continue;
-            }
-            // The peer would take it for this agent's own word.
-            if view.protocol == CONTROL_NEXT_HEADER {
-                self.counters.drop_out_control.increment();
-                continue;
-            }
+            let Some((view, segments)) = self.parse(fib, header, packet) else { continue };
             // 3. destination -> peer
             let known = last.filter(|(destination, _)| *destination == view.destination).map(|(_, peer)| peer);
             let Some(peer) = known.or_else(|| fib.route(view.destination)) else {
@@ -148,6 +134,13 @@ impl Outbound {
             // 6. segment and seal
             if run.as_ref().is_none_or(|run| !Arc::ptr_eq(run.peer, peer)) {
                 drop(run.take());
+                if !turns.take(&peer.id) {
+                    if !send.is_empty() {
+                        return number;
+                    }
+                    turns.give_back();
+                    turns.take(&peer.id);
+                }
                 run = Some(Run::begin(now, peer, send, notices));
             }
             if let Some(run) = &mut run {
@@ -155,6 +148,28 @@ impl Outbound {
             }
         }
         packets.len()
+    }
+
+    /// Step 2: the packet, if it is one, and this agent's.
+    fn parse<'a>(&self, fib: &Fib, header: VnetHeader, packet: &'a [u8]) -> Option<(IpView<'a>, Segments<'a>)> {
+        let parsed = IpView::parse(packet).ok().and_then(|view| {
+            let segments = Segments::new(header, &view).ok()?;
+            Some((view, segments))
+        });
+        let Some((view, segments)) = parsed else {
+            self.counters.drop_out_malformed.increment();
+            return None;
+        };
+        if !fib.is_own(view.source) {
+            self.counters.drop_out_source.increment();
+            return None;
+        }
+        // The peer would take it for this agent's own word.
+        if view.protocol == CONTROL_NEXT_HEADER {
+            self.counters.drop_out_control.increment();
+            return None;
+        }
+        Some((view, segments))
     }
 
     /// Takes note of what became of a batch.

@@ -1,3 +1,4 @@
+use std::ffi::{c_int, c_void};
 use std::{fs, io};
 
 use nix::unistd::{SysconfVar, sysconf};
@@ -41,3 +42,32 @@ pub(crate) fn return_free_memory() {
 /// Other C libraries give back what is free.
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn return_free_memory() {}
+
+/// Visits the first object that dl_iterate_phdr(3) names: the program itself.
+pub(crate) fn release_code() {
+    // SAFETY: the callback is one for this function, keeps nothing, and does not unwind.
+    unsafe { libc::dl_iterate_phdr(Some(release_code_of), std::ptr::null_mut()) };
+}
+
+/// Every piece of an object that runs and cannot be written.
+unsafe extern "C" fn release_code_of(object: *mut libc::dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
+    const STOP: c_int = 1;
+    let Ok(Some(page)) = sysconf(SysconfVar::PAGE_SIZE).map(|size| size.and_then(|size| usize::try_from(size).ok()))
+    else {
+        return STOP;
+    };
+    // SAFETY: the C library passes a valid object, whose headers are as many as it says and stay for the call.
+    let (base, headers) = unsafe {
+        let object = &*object;
+        (object.dlpi_addr as usize, std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()))
+    };
+    let wanted = libc::PF_R | libc::PF_X;
+    for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags == wanted) {
+        let begin = (base + header.p_vaddr as usize).next_multiple_of(page);
+        let end = (base + header.p_vaddr as usize + header.p_memsz as usize) / page * page;
+        // SAFETY: these pages are the program's file, mapped privately and never written: what is taken away is read
+        // from the file again. What is refused stays.
+        unsafe { libc::madvise(begin as *mut c_void, end.saturating_sub(begin), libc::MADV_DONTNEED) };
+    }
+    STOP
+}

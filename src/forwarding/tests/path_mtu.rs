@@ -5,6 +5,7 @@ use agentnet_platform::udp::{SendBatch, SendReport, TooBig};
 use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, Ipv4Packet, Ipv6Packet, TcpPacket};
 
 use super::*;
+use crate::forwarding::HeldTurns;
 use crate::wire::control::{MAX_CONTROL_LEN, PathMessage};
 use crate::wire::{Fragment, IpView, RelayChannel, RelayFrame, WIREGUARD_OVERHEAD};
 
@@ -39,7 +40,16 @@ impl Bench {
         let mut send = SendBatch::new(SEND_BYTES, self.socket.max_gso_segments());
         let mut replies = PacketBatch::new(32 << 10, 16);
         let mut outbound = Outbound::new(Arc::clone(&self.counters));
-        let done = outbound.process(Time::ZERO, &self.fib, &packets, 0, &mut send, &mut replies, &mut self.notices);
+        let done = outbound.process(
+            Time::ZERO,
+            &self.fib,
+            &packets,
+            0,
+            &mut send,
+            &mut replies,
+            &mut HeldTurns::default(),
+            &mut self.notices,
+        );
         assert_eq!(done, 1);
         self.socket.send_batch(&send);
         let mut received = RecvBatch::new();

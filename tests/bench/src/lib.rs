@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use agentnet::forwarding::{
-    Fib, FibPeer, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, Offloads, Outbound, PeerPath, SEND_BYTES, Segments,
-    SharedPeer, StrangerDatagram,
+    Fib, FibPeer, HeldTurns, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, Offloads, Outbound, PeerPath, SEND_BYTES,
+    Segments, SharedPeer, StrangerDatagram,
 };
 use agentnet::identity::{AgentId, IdentityKey, TunnelSecret, overlay_ipv6};
 use agentnet::metrics::Counters;
@@ -215,7 +215,16 @@ impl Lane {
             "out" => {
                 self.send.clear();
                 let Side { outbound, fib, .. } = &mut self.sender;
-                outbound.process(Time::ZERO, fib, &self.packets, 0, &mut self.send, &mut self.replies, &mut Nowhere);
+                outbound.process(
+                    Time::ZERO,
+                    fib,
+                    &self.packets,
+                    0,
+                    &mut self.send,
+                    &mut self.replies,
+                    &mut HeldTurns::default(),
+                    &mut Nowhere,
+                );
                 self.send.len()
             }
             "in" => {

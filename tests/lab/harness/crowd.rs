@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use agentnet::forwarding::{Fib, Inbound, Notice, NoticeSink, Offloads, Outbound, StrangerDatagram};
+use agentnet::forwarding::{Fib, HeldTurns, Inbound, Notice, NoticeSink, Offloads, Outbound, StrangerDatagram};
 use agentnet::identity::{DEFAULT_IPV4_RANGE, IdentityKey, Ticket, TunnelSecret};
 use agentnet::metrics::Counters;
 use agentnet::node::{Input, Node, NodeConfig, Output, RecordSource, StoredPeer};
@@ -181,7 +181,16 @@ impl Member {
             while next < packets.len() {
                 send.clear();
                 replies.clear();
-                next = outbound.process(now().time, &self.fib, packets, next, send, replies, &mut self.queue);
+                next = outbound.process(
+                    now().time,
+                    &self.fib,
+                    packets,
+                    next,
+                    send,
+                    replies,
+                    &mut HeldTurns::default(),
+                    &mut self.queue,
+                );
                 self.socket.send_batch(send);
             }
             self.drain();

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use agentnet::forwarding::{Fib, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, Offloads, Outbound, StrangerDatagram};
+use agentnet::forwarding::{
+    Fib, HeldTurns, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, Offloads, Outbound, StrangerDatagram,
+};
 use agentnet::identity::{AgentId, DEFAULT_IPV4_RANGE, HostPort, IdentityKey, RendezvousRef, TunnelSecret};
 use agentnet::metrics::Counters;
 use agentnet::node::{Event, Input, Node, NodeConfig, Output, StoredPeer};
@@ -239,7 +241,16 @@ impl Host {
         sealed.clear();
         from_program.free_space()[..packet.len()].copy_from_slice(packet);
         from_program.commit(VnetHeader::default(), packet.len());
-        self.outbound.process(now.time, &self.fib, from_program, 0, sealed, to_program, &mut self.queues);
+        self.outbound.process(
+            now.time,
+            &self.fib,
+            from_program,
+            0,
+            sealed,
+            to_program,
+            &mut HeldTurns::default(),
+            &mut self.queues,
+        );
         self.delivered.extend(to_program.iter().map(|(_, packet)| packet.to_vec()));
         self.socket.send_batch(sealed);
     }
