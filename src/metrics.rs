@@ -281,6 +281,8 @@ counters! {
     drop_clients_evicted,
     /// Records of past clients forgotten to make room for others.
     drop_records_evicted,
+    /// Log lines left out: too many of a kind.
+    drop_log_lines,
 }
 
 /// One counter.

@@ -66,6 +66,29 @@ fn the_units_use_the_directories_that_the_program_uses() {
 }
 
 #[test]
+fn the_units_give_no_right_that_is_not_always_needed() {
+    for (file, rights) in [("agentnet", "CAP_NET_ADMIN"), ("agentnet-rendezvous", "")] {
+        let text = read(&format!("packaging/systemd/{file}.service"));
+        let given = |key: &str| text.lines().filter_map(|line| line.strip_prefix(key)).collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            (given("CapabilityBoundingSet="), given("AmbientCapabilities=")),
+            (rights.into(), rights.into()),
+            "{file}"
+        );
+        assert!(text.contains("\nNoNewPrivileges=yes\n") && text.contains("User="), "{file}");
+    }
+}
+
+#[test]
+fn the_package_has_the_documents_that_people_need() {
+    let manifest = read("Cargo.toml");
+    for name in ["faq", "guide", "privileges", "protocol", "reference", "security"] {
+        let asset = format!("[\"docs/{name}.md\", \"usr/share/doc/agentnet/\", \"644\"]");
+        assert!(manifest.contains(&asset), "{name}");
+    }
+}
+
+#[test]
 fn every_description_has_this_version() {
     let version = env!("CARGO_PKG_VERSION");
     let changelog = read("packaging/deb/changelog");

@@ -3,6 +3,7 @@
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 
 /// Makes the process the leader of a new session without a terminal (setsid(2)). Call it in a child: the
 /// leader of a process group cannot.
@@ -12,6 +13,21 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 pub fn detach_from_terminal() -> io::Result<()> {
     nix::unistd::setsid()?;
     Ok(())
+}
+
+/// Stops the process as a terminal's Ctrl-Z does where nobody handles it, and returns when it is continued. In a process
+/// group that nobody can continue, the system does not stop it.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn suspend() -> io::Result<()> {
+    let usual = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action runs no code of this process.
+    let handler = unsafe { sigaction(Signal::SIGTSTP, &usual) }?;
+    let raised = raise(Signal::SIGTSTP);
+    // SAFETY: it is the handler that was there before.
+    unsafe { sigaction(Signal::SIGTSTP, &handler) }?;
+    Ok(raised?)
 }
 
 /// Memory of this process that is in RAM, in bytes.

@@ -48,12 +48,12 @@ enum Switch {
 
 pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), Failure> {
     let config = host_config(global)?;
-    Log::start(&config.log_level.value, config.log_format.value, None)?;
+    let log = Log::start(&config.log_level.value, config.log_format.value, None)?;
     let state_dir = match config.state_dir.origin {
         Origin::Default => PathBuf::from(STATE_DIR),
         _ => config.state_dir.value,
     };
-    let server = Rendezvous::start(RendezvousOptions {
+    let options = RendezvousOptions {
         listen: args.listen.clone(),
         public: args.public.clone(),
         relay: args.relay == Switch::On,
@@ -61,7 +61,8 @@ pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), 
         metrics_listen: args.metrics_listen,
         state_dir,
         confine: config.confine.value,
-    })?;
+    };
+    let server = Rendezvous::start(options, log)?;
     out.result(server.ready(), |page| writeln!(page, "{}", server.ready().reference))?;
     Ok(server.run()?)
 }

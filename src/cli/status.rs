@@ -4,6 +4,8 @@ use std::io::{self, Write};
 use std::task::Poll;
 use std::time::Duration;
 
+use agentnet_platform::process::suspend;
+use nix::sys::signal::Signal;
 use owo_colors::Style;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -44,14 +46,37 @@ pub(super) fn run(args: &Args, global: &Global, out: &mut Output) -> Result<(), 
 }
 
 async fn watch(client: &Client, out: &mut Output, mut status: Status) -> Result<(), Failure> {
+    let mut suspended = signal(SignalKind::from_raw(Signal::SIGTSTP as i32)).ok();
     loop {
         if out.json {
             out.document(&status)?;
         } else {
             out.redraw(|page| show(page, &status))?;
         }
-        tokio::time::sleep(WATCH_INTERVAL).await;
-        status = client.get("/v1/status").await?;
+        let next = async {
+            tokio::time::sleep(WATCH_INTERVAL).await;
+            client.get("/v1/status").await
+        };
+        status = tokio::select! {
+            next = next => next?,
+            // Ctrl-Z: the shell that goes on meanwhile finds its own screen.
+            () = received(&mut suspended) => {
+                out.leave_screen();
+                let _ = suspend();
+                client.get("/v1/status").await?
+            }
+        };
+    }
+}
+
+/// Ends when the signal comes; never where it cannot be had.
+async fn received(signal: &mut Option<tokio::signal::unix::Signal>) {
+    let arrived = match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    if arrived.is_none() {
+        std::future::pending::<()>().await;
     }
 }
 

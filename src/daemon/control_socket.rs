@@ -2,8 +2,9 @@
 //!
 //! Handlers hold nothing. Each request becomes a [`Request`] in a bounded queue to the event loop, which owns the agent.
 
-use std::fs::{self, DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -15,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
+use nix::sys::stat::{Mode, umask};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
@@ -95,8 +97,7 @@ impl ControlSocket {
         {
             fs::remove_file(path).map_err(|error| refused(path, &error))?;
         }
-        let listener = UnixListener::bind(path).map_err(|error| refused(path, &error))?;
-        fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(|error| refused(path, &error))?;
+        let listener = bind_for_everybody(path).map_err(|error| refused(path, &error))?;
         let service = router(requests).into_make_service_with_connect_info::<Caller>();
         let listener = Listener::new(listener);
         tokio::spawn(async move {
@@ -106,6 +107,16 @@ impl ControlSocket {
         });
         Ok(Self { path: path.to_owned() })
     }
+}
+
+/// The socket is made with its mode. Changing that afterwards, by path, would follow a link that who owns the directory
+/// can put there.
+fn bind_for_everybody(path: &Path) -> io::Result<UnixListener> {
+    // The process has one thread yet, and the files it makes have modes of their own.
+    let usual = umask(Mode::from_bits_truncate(0o111));
+    let listener = UnixListener::bind(path);
+    umask(usual);
+    listener
 }
 
 impl Drop for ControlSocket {
@@ -219,7 +230,7 @@ fn usage(message: &str) -> Error {
     Error::new(ErrorCode::Usage, message, "the documentation lists the requests of the control socket")
 }
 
-fn refused(path: &Path, error: &std::io::Error) -> Error {
+fn refused(path: &Path, error: &io::Error) -> Error {
     Error::new(
         ErrorCode::SocketInUse,
         format!("the control socket {} cannot be created: {error}", path.display()),

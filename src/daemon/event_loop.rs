@@ -12,7 +12,6 @@ use agentnet_platform::udp::{DatagramSocket, LocalEnd, SocketId};
 use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::control_socket::{Ask, Request};
@@ -24,9 +23,10 @@ use super::port_mapping::PortMapper;
 use super::reading::{agent_reading, process_reading};
 use super::resolver::{Resolved, Resolver};
 use super::service_manager::ServiceManager;
+use super::signals::{Asked, Signals};
 use super::sleep_detector::SleepDetector;
 use super::store::{Changes, Store};
-use super::{Surroundings, now};
+use super::{LEFT_OUT_INTERVAL, Surroundings, now, tell_left_out};
 use crate::api::{
     Error, ErrorCode, HealthEntry, InterfaceStatus, PingRequest, PortMappingCheck, SelfStatus, Started, Status,
     TicketDocument,
@@ -39,8 +39,6 @@ use crate::time::{Now, Time};
 
 /// What the disk did not take is tried again this often.
 const STORE_RETRY: Duration = Duration::from_secs(5);
-/// Log lines that were left out are told of this often at most.
-const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(10);
 /// Inputs taken in before outputs are carried out: one transaction on disk serves them all.
 const INPUTS_PER_DRAIN: usize = 64;
 /// So long after the start, a request, or the end of a session, memory that is not needed any more goes back to the
@@ -173,13 +171,11 @@ impl EventLoop {
         // Fair: whatever one peer or caller keeps busy, the others are served.
         tokio::select! {
             Some(why) = queues.ended.recv() => return Some(Stop::Failed(why)),
-            stop = signals.received() => {
-                if stop {
-                    return Some(Stop::Asked);
-                }
+            asked = signals.received() => match asked {
+                Asked::Stop => return Some(Stop::Asked),
                 // What is wrong is in the log.
-                let _ = self.reload();
-            }
+                Asked::Reload => drop(self.reload()),
+            },
             Some(notice) = queues.notices.recv() => {
                 self.node.handle_input(now(), Input::Notice(notice));
                 for _ in 1..INPUTS_PER_DRAIN {
@@ -231,16 +227,10 @@ impl EventLoop {
         None
     }
 
-    /// A log that leaves something out says so.
     fn tell_left_out(&mut self, now: Time) {
-        if now.since(self.left_out_told) < LEFT_OUT_INTERVAL {
-            return;
-        }
-        let lines = self.own.surroundings.log.take_left_out();
-        if lines > 0 {
+        let due = now.since(self.left_out_told) >= LEFT_OUT_INTERVAL;
+        if due && tell_left_out(&self.own.surroundings.log, &self.shared.counters.drop_log_lines) {
             self.left_out_told = now;
-            self.shared.counters.drop_log_lines.add(lines);
-            tracing::warn!(lines, "log lines were left out: there were too many of a kind");
         }
     }
 
@@ -545,37 +535,6 @@ impl EventLoop {
             }
         }
         document
-    }
-}
-
-/// The signals that end the agent, or have it read its configuration.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Error> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Error::new(ErrorCode::Internal, format!("signals cannot be handled: {error}"), "please report this")
-            })
-        };
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hang_up: listen(SignalKind::hangup())?,
-        })
-    }
-
-    /// Whether the agent is to end.
-    async fn received(&mut self) -> bool {
-        tokio::select! {
-            _ = self.terminate.recv() => true,
-            _ = self.interrupt.recv() => true,
-            _ = self.hang_up.recv() => false,
-        }
     }
 }
 

@@ -28,6 +28,7 @@ mod rendezvous;
 mod resolver;
 mod rights;
 mod service_manager;
+mod signals;
 mod sleep_detector;
 mod start;
 mod state_dir;
@@ -36,7 +37,7 @@ mod vigil;
 mod whole_file;
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentnet_platform::clock::boot_time;
 use agentnet_platform::privilege::{PrivilegeError, check_network_admin};
@@ -49,7 +50,11 @@ pub use whole_file::{Access, open_own, write_whole};
 
 use crate::api::{Error, ErrorCode};
 use crate::config::Config;
+use crate::metrics::Counter;
 use crate::time::{Now, Time};
+
+/// Log lines that were left out are told of this often at most.
+const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Whether this process has the rights an agent needs.
 ///
@@ -86,7 +91,7 @@ pub fn run(config: Config, surroundings: Surroundings, background: bool) -> Resu
     })?;
     let result = runtime.block_on(start::run(config, surroundings, background));
     // A look-up in a user database that does not answer must not keep the process.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
@@ -99,6 +104,16 @@ fn close_inherited() {
     for number in numbers.filter(|number| *number > 2).collect::<Vec<_>>() {
         let _ = nix::unistd::close(number);
     }
+}
+
+/// A log that leaves something out says so; whether it did.
+fn tell_left_out(log: &Log, counted: &Counter) -> bool {
+    let lines = log.take_left_out();
+    if lines > 0 {
+        counted.add(lines);
+        tracing::warn!(lines, "log lines were left out: there were too many of a kind");
+    }
+    lines > 0
 }
 
 /// Both clocks.

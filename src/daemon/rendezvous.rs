@@ -4,7 +4,8 @@
 //!    clients reach them. It needs no rights and no device.
 //! 2. Every right it does not need any more is given up (`rights`).
 //! 3. One thread runs the server to completion (`relay_thread`): a round of datagrams in, what it makes of them out.
-//! 4. The main thread waits for signals and writes to disk what the server wants kept, at most every second.
+//! 4. The main thread waits for signals, writes to disk what the server wants kept, at most every second, and says now and
+//!    then how much the log has left out. SIGHUP changes nothing: there is no file to be read again, all is in its flags.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,18 +16,19 @@ use std::time::Duration;
 use agentnet_platform::network::Network;
 use agentnet_platform::udp::{DatagramSocket, UdpError, UdpOptions, UdpSockets};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::interval;
 
 use super::host::transport_addresses;
 use super::metrics_listener::{MetricsSocket, Source};
 use super::relay_thread::{RelayThread, Sockets};
 use super::rights::confine_server;
 use super::service_manager::ServiceManager;
+use super::signals::{Asked, Signals};
 use super::start::system_rng;
 use super::state_dir::{StateDir, unusable};
 use super::store::{Changes, Loaded, Store};
-use super::{now, wall_clock};
+use super::{LEFT_OUT_INTERVAL, Log, now, tell_left_out, wall_clock};
 use crate::api::{Error, ErrorCode, RendezvousReady};
 use crate::identity::{IdentityKey, TunnelSecret};
 use crate::metrics::ServerCounters;
@@ -72,22 +74,25 @@ pub struct Rendezvous {
     /// Where metrics are read.
     metrics: Option<MetricsSocket>,
     confine: bool,
+    signals: Signals,
+    log: Log,
     /// Held for as long as the server runs.
     _state_dir: StateDir,
 }
 
 impl Rendezvous {
-    /// Takes what the server needs from the host. From then on datagrams wait for it.
+    /// Takes what the server needs from the host. From then on datagrams wait for it. `log` is that of this process.
     ///
     /// # Errors
     /// What the host did not give, or what is wrong with the options.
-    pub fn start(options: RendezvousOptions) -> Result<Self, Error> {
+    pub fn start(options: RendezvousOptions, log: Log) -> Result<Self, Error> {
         wall_clock()?;
         let listen = listen_addresses(&options.listen)?;
         check_one_per_family("--public", &options.public)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
             Error::new(ErrorCode::Internal, format!("the event loop cannot be set up: {error}"), "check `ulimit -n`")
         })?;
+        let signals = runtime.block_on(async { Signals::new() })?;
         let state_dir = StateDir::take(&options.state_dir, None)?;
         let (identity, exposed) = state_dir.identity()?;
         if let Some(exposed) = exposed {
@@ -128,7 +133,20 @@ impl Rendezvous {
         store.commit(changes).map_err(|error| unusable(&options.state_dir, &error))?;
         tracing::info!(id = %ready.id, port = sockets.primary.port(), relay = options.relay, "rendezvous server started");
         let (path, confine) = (options.state_dir, options.confine);
-        Ok(Self { server, sockets, store, runtime, ready, counters, path, metrics, confine, _state_dir: state_dir })
+        Ok(Self {
+            server,
+            sockets,
+            store,
+            runtime,
+            ready,
+            counters,
+            path,
+            metrics,
+            confine,
+            signals,
+            log,
+            _state_dir: state_dir,
+        })
     }
 
     /// What others need to know of it.
@@ -144,7 +162,6 @@ impl Rendezvous {
     pub fn run(mut self) -> Result<(), Error> {
         let (changes, mut queue) = mpsc::channel(STORE_QUEUE);
         let result = self.runtime.block_on(async {
-            let mut signals = Signals::new()?;
             let counters = Arc::clone(&self.counters);
             let service_manager = ServiceManager::from_environment();
             // Nothing of the network has been read yet, and there are no threads but this one.
@@ -154,9 +171,19 @@ impl Rendezvous {
             let thread = RelayThread::start(self.server, self.sockets, counters, changes, service_manager)
                 .map_err(|error| stopped(&error))?;
             // The queue ends when the thread does, of itself or because it was told to.
+            let mut left_out = interval(LEFT_OUT_INTERVAL);
             loop {
                 tokio::select! {
-                    () = signals.received() => thread.stop(),
+                    asked = self.signals.received() => match asked {
+                        Asked::Stop => thread.stop(),
+                        Asked::Reload => tracing::warn!(
+                            hint = "restart it: clients come back by themselves",
+                            "nothing was read again: a rendezvous server has its flags and environment from the start"
+                        ),
+                    },
+                    _ = left_out.tick() => {
+                        tell_left_out(&self.log, &self.counters.drop_log_lines);
+                    }
                     changes = queue.recv() => match changes {
                         Some(changes) => store(&mut self.store, changes),
                         None => break,
@@ -168,6 +195,7 @@ impl Rendezvous {
             }
             thread.join().map_err(|error| stopped(&error))
         });
+        tell_left_out(&self.log, &self.counters.drop_log_lines);
         let (last, ended) = result?;
         let kept = self.store.commit(last);
         let counted = self.counters.iter().filter(|(_, _, value)| *value > 0);
@@ -346,28 +374,4 @@ fn unavailable(message: String) -> Error {
 
 fn stopped(error: &io::Error) -> Error {
     Error::new(ErrorCode::NoUdp, format!("the server had to stop: {error}"), "look at the log, then start it again")
-}
-
-/// What tells the server to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Error> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Error::new(ErrorCode::Internal, format!("signals cannot be handled: {error}"), "please report this")
-            })
-        };
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -11,14 +11,14 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use agentnet_platform::confine::{self, Acting, ConfineError, FileLimits, Files, Right, ServiceUser};
-use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::unistd::{AccessFlags, Uid, User, faccessat};
 
-use super::state_dir::{foreign_file, is_owned_by};
+use super::state_dir::{foreign_file, is_owned_by, open_directory};
 use crate::api::{Error, ErrorCode, HealthEntry};
 use crate::config::{Config, DEFAULT_SOCKET, Origin};
 
@@ -47,6 +47,9 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const OWN_PROCESS: &str = "/proc/self";
 /// The health entry of a process with more rights than it needs.
 const NOT_CONFINED: &str = "not_confined";
+/// What to do where a process of root may not become another user: a container without these two.
+const USER_HINT: &str = "let it change users (CAP_SETUID and CAP_SETGID): `--cap-add SETUID --cap-add SETGID` for docker \
+                         and podman; or with user = \"root\" and a state directory of root's it stays root";
 /// What to do where a user cannot be had.
 const HINT: &str = "name another with --user, or root to stay root; a service has its own, see User= of its unit";
 /// The user that nothing is given up for.
@@ -154,7 +157,8 @@ fn choose_user(config: &Config, health: &mut Vec<HealthEntry>) -> Result<Option<
     }
     match prepare(&user, config) {
         Ok(()) => Ok(Some(user)),
-        Err(obstacle) if asked => Err(not_taken(name, &obstacle.why, &obstacle.hint)),
+        // Root cannot have a directory that is somebody else's: it would end there, with a worse reason.
+        Err(obstacle) if asked || is_theirs(config, &user) => Err(not_taken(name, &obstacle.why, &obstacle.hint)),
         Err(obstacle) => {
             health.push(HealthEntry {
                 code: "runs_as_root".to_owned(),
@@ -249,13 +253,19 @@ impl Obstacle {
     }
 }
 
+/// Whether the state directory is the user's already.
+fn is_theirs(config: &Config, user: &ServiceUser) -> bool {
+    is_owned_by(&config.state_dir.value, user.uid()).unwrap_or(false)
+}
+
 /// Sees to it that the user can reach everything later on. Changes nothing unless it can.
 fn prepare(user: &ServiceUser, config: &Config) -> Result<(), Obstacle> {
     let state_dir = config.state_dir.value.as_path();
     let socket_dir = config.socket.value.parent().unwrap_or(Path::new("/"));
     let chown = |path: &Path| format!("sudo chown --recursive {}: {}", user.name(), path.display());
-    let theirs = is_owned_by(state_dir, user.uid()).unwrap_or(false);
-    if !theirs && let Some(foreign) = foreign_file(state_dir).map_err(|error| unreachable(state_dir, &error))? {
+    if !is_theirs(config, user)
+        && let Some(foreign) = foreign_file(state_dir).map_err(|error| unreachable(state_dir, &error))?
+    {
         let why = format!("{} is not the agent's alone, it also has {foreign}", state_dir.display());
         return Err(Obstacle::new(
             why,
@@ -263,9 +273,7 @@ fn prepare(user: &ServiceUser, config: &Config) -> Result<(), Obstacle> {
         ));
     }
     let is_writable = {
-        let _acting = user.act().map_err(|error| {
-            Obstacle::new(error.to_string(), "in a container, add SETUID and SETGID; or set user = \"root\"")
-        })?;
+        let _acting = user.act().map_err(|error| Obstacle::new(error.to_string(), USER_HINT))?;
         for directory in [state_dir, socket_dir] {
             look(directory.parent().unwrap_or(directory)).map_err(|error| unreachable(directory, &error))?;
         }
@@ -278,7 +286,7 @@ fn prepare(user: &ServiceUser, config: &Config) -> Result<(), Obstacle> {
     let given = match fs::metadata(socket_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => make_for(user, socket_dir),
         // Made by an agent that stayed root, or at boot.
-        Ok(found) if is_default && found.uid() == 0 && found.mode() & 0o022 == 0 => chown_to(user, socket_dir),
+        Ok(found) if is_default && found.uid() == 0 && found.mode() & 0o022 == 0 => give(user, socket_dir, None),
         Ok(_) => {
             let why = format!("{} may not remove the control socket from {}", user.name(), socket_dir.display());
             return Err(Obstacle::new(
@@ -288,7 +296,18 @@ fn prepare(user: &ServiceUser, config: &Config) -> Result<(), Obstacle> {
         }
         Err(error) => Err(error),
     };
-    given.map_err(|error| unreachable(socket_dir, &error))
+    given.map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => Obstacle::new(
+            format!("{} cannot be given to it: {error}", socket_dir.display()),
+            format!(
+                "make it and give it away before: `install --directory --owner {} {}`; a container does without that \
+                 with CAP_CHOWN (`--cap-add CHOWN`)",
+                user.name(),
+                socket_dir.display()
+            ),
+        ),
+        _ => unreachable(socket_dir, &error),
+    })
 }
 
 /// Whether what is there of a path can be passed through.
@@ -308,13 +327,21 @@ fn is_allowed(path: &Path, access: AccessFlags) -> bool {
 /// Everybody may reach the socket; the kernel tells who they are.
 fn make_for(user: &ServiceUser, directory: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
-    // Whatever the umask.
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
-    chown_to(user, directory)
+    give(user, directory, Some(0o755))
 }
 
-fn chown_to(user: &ServiceUser, directory: &Path) -> io::Result<()> {
-    chown(directory, Some(user.uid().as_raw()), Some(user.gid().as_raw()))
+/// Gives the user a directory of root's. One that somebody has put in its place meanwhile, or a link, stays as it is.
+fn give(user: &ServiceUser, directory: &Path, mode: Option<u32>) -> io::Result<()> {
+    let opened = open_directory(directory, OFlag::O_NOFOLLOW)?;
+    let metadata = opened.metadata()?;
+    if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+        return Err(io::Error::other("it is not root's any more"));
+    }
+    if let Some(mode) = mode {
+        // Whatever the umask.
+        opened.set_permissions(fs::Permissions::from_mode(mode))?;
+    }
+    fchown(&opened, Some(user.uid().as_raw()), Some(user.gid().as_raw()))
 }
 
 fn unreachable(path: &Path, error: &io::Error) -> Obstacle {
@@ -394,6 +421,26 @@ mod tests {
         confine_agent(&config(&[(Key::Confine, "off")]), None, &mut health);
         assert_eq!(health.iter().map(|entry| entry.code.as_str()).collect::<Vec<_>>(), [NOT_CONFINED]);
         assert!(fs::read_dir("/").is_ok());
+    }
+
+    #[test]
+    fn a_directory_is_given_away_and_where_a_link_leads_is_not() {
+        if !Uid::effective().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let [real, link, open] = ["real", "link", "open"].map(|name| directory.path().join(name));
+        let user = ServiceUser::find("nobody").unwrap().unwrap();
+        make_for(&user, &real).unwrap();
+        let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+        assert_eq!((owner(&real), fs::metadata(&real).unwrap().mode() & 0o777), (user.uid().as_raw(), 0o755));
+        give(&user, &real, None).unwrap_err();
+        fs::create_dir(&open).unwrap();
+        std::os::unix::fs::symlink(&open, &link).unwrap();
+        give(&user, &link, None).unwrap_err();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        give(&user, &open, None).unwrap_err();
+        assert_eq!(owner(&open), 0);
     }
 
     #[test]

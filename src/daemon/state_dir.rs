@@ -1,13 +1,15 @@
 //! The state directory: one agent's identity and state, used by one process at a time.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agentnet_platform::confine::{ConfineError, ServiceUser};
-use nix::unistd::Uid;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::unistd::{Uid, fchownat};
 
 use super::whole_file::{Access, write_whole};
 use crate::api::{Error, ErrorCode, HealthEntry};
@@ -174,16 +176,20 @@ pub(super) fn foreign_file(path: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Gives the directory of an agent of root to another user. Until its end nobody but root can write there.
+/// Gives the directory of an agent of root to another user. Until its end nobody but root can write there, and it is the
+/// same directory all the time, whatever its path leads to meanwhile.
 fn hand_over(path: &Path, user: &ServiceUser) -> io::Result<()> {
-    let (uid, gid) = (user.uid().as_raw(), user.gid().as_raw());
+    let directory = open_directory(path, OFlag::empty())?;
+    if !is_only_of(&directory.metadata()?, Uid::effective()) {
+        return Err(io::Error::other("it is not root's any more"));
+    }
     for name in OUR_FILES {
-        match lchown(path.join(name), Some(uid), Some(gid)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        match fchownat(&directory, name, Some(user.uid()), Some(user.gid()), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => {}
+            changed => changed?,
         }
     }
-    chown(path, Some(uid), Some(gid))?;
+    fchown(&directory, Some(user.uid().as_raw()), Some(user.gid().as_raw()))?;
     tracing::info!(path = %path.display(), user = user.name(), "the state directory has been handed over");
     Ok(())
 }
@@ -191,7 +197,19 @@ fn hand_over(path: &Path, user: &ServiceUser) -> io::Result<()> {
 /// Whether it is that user's, and nobody else can write there.
 pub(super) fn is_owned_by(path: &Path, owner: Uid) -> Result<bool, Error> {
     let metadata = fs::metadata(path).map_err(|error| unusable(path, &error))?;
-    Ok(metadata.uid() == owner.as_raw() && metadata.permissions().mode() & 0o022 == 0)
+    Ok(is_only_of(&metadata, owner))
+}
+
+fn is_only_of(metadata: &Metadata, owner: Uid) -> bool {
+    metadata.uid() == owner.as_raw() && metadata.permissions().mode() & 0o022 == 0
+}
+
+/// Opens a directory to change whose it is, and nothing else.
+///
+/// # Errors
+/// What the operating system said.
+pub(super) fn open_directory(path: &Path, flags: OFlag) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags((OFlag::O_DIRECTORY | flags).bits()).open(path)
 }
 
 /// Whoever else may write here could put links in the way of files that root opens.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::clock::ToldClock;
 use super::limits::{HELLO_RATE, MESSAGE_RATE, backoff};
 use super::peer::{RecordSource, TheirAliases};
 use super::{Node, TimerKind, VERSIONS};
@@ -70,6 +71,11 @@ impl Node {
             }
             ControlMessage::Path(PathMessage::Candidates { sequence, candidates, mapping }) => {
                 self.candidates_received(now, id, sequence, &candidates, mapping);
+            }
+            ControlMessage::Clock { unix_ms } => {
+                if let Some(link) = self.link_mut(id) {
+                    link.clock = Some(ToldClock::new(now, unix_ms));
+                }
             }
             // One that was overtaken by a new session ends nothing.
             ControlMessage::Goodbye { reason } if newest => self.handle_goodbye(now, id, reason),
@@ -189,6 +195,7 @@ impl Node {
             versions: VERSIONS,
         };
         if self.send_control(now, id, &ControlMessage::Hello(hello)) {
+            self.send_control(now, id, &ControlMessage::Clock { unix_ms: now.unix_ms });
             self.timers.set(TimerKind::Hello(id), Some(again));
         }
     }

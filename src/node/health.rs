@@ -32,7 +32,7 @@ struct Facts {
     port: u16,
     /// Addresses of this agent's own servers that are not there.
     lost_servers: Vec<String>,
-    /// By how many seconds this host's clock seems to be behind (negative: ahead of) that of others, the worst of them.
+    /// By how many seconds this host's clock seems to be behind (negative: ahead of) that of others.
     clock_behind_s: i64,
     /// Of peers in session, their names: those with a direct path, and those on a relay for longer than it takes to find
     /// one.
@@ -77,8 +77,22 @@ impl Node {
         facts
     }
 
-    /// What records say of this host's clock that were made by others a moment ago, or cannot have been made yet.
+    /// What others' clocks say of this host's: those of trusted peers and of this agent's servers. It takes more than half
+    /// of them to say that this one is wrong, or one where there is no other.
     fn clock_behind_s(&self, now: Now) -> i64 {
+        let peers = self.peers.values().filter(|peer| peer.trusted).filter_map(|peer| peer.link.as_ref()?.clock);
+        let mut told: Vec<i64> = peers.map(|clock| clock.ahead_s(now)).chain(self.server_clocks(now)).collect();
+        told.sort_unstable_by_key(|seconds| seconds.unsigned_abs());
+        match told.get(told.len().saturating_sub(1) / 2) {
+            Some(middle) if middle.unsigned_abs() > CLOCK_TOLERANCE_S => *middle,
+            Some(_) => 0,
+            None => self.behind_by_records(now),
+        }
+    }
+
+    /// Where nobody has told its clock: what records say that were made by others a moment ago, or cannot have been made
+    /// yet, and those of servers that are over by this clock, so that there is no session.
+    fn behind_by_records(&self, now: Now) -> i64 {
         let told = self.peers.values().filter(|peer| peer.trusted && peer.record_source == RecordSource::Session);
         let told = told.map(|peer| peer.record.record());
         let ahead_of_us = told.chain(self.server_records()).map(|record| behind_s(now, record)).max().unwrap_or(0);

@@ -19,6 +19,7 @@
 
 mod addresses;
 mod candidates;
+mod clock;
 mod commands;
 mod control;
 mod handshake;

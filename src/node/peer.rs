@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use super::candidates::Told;
+use super::clock::ToldClock;
 use super::hard_nat::Search;
 use super::limits::{HELLO_RATE, HINT_RATE, MESSAGE_RATE, PEER_PROBE_RATE};
 use super::relays::RelayLeg;
@@ -125,6 +126,8 @@ pub(super) struct Link {
     pub(super) gave_up: Option<Time>,
     pub(super) rtt_ms: Option<f64>,
     pub(super) time_to_direct_ms: Option<f64>,
+    /// What its clock showed.
+    pub(super) clock: Option<ToldClock>,
     /// Hellos sent since the last one that was acknowledged.
     pub(super) hellos: u32,
     pub(super) hello_acknowledged: bool,
@@ -390,6 +393,7 @@ impl Node {
             gave_up: None,
             rtt_ms: None,
             time_to_direct_ms: None,
+            clock: None,
             hellos: 0,
             hello_acknowledged: false,
             messages: Bucket::full(now.time, MESSAGE_RATE),

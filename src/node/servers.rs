@@ -16,6 +16,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::clock::ToldClock;
 use super::limits::{MAX_SERVER_ADDRESSES, MAX_SERVERS, MESSAGE_RATE, RECORD_REQUEST_RATE, backoff};
 use super::{Node, Output, TimerKind};
 use crate::forwarding::{FibPeer, PeerPath, SharedPeer, StrangerDatagram};
@@ -82,6 +83,7 @@ struct ServerLink {
     observed: Option<SocketAddr>,
     relays: bool,
     rtt: Option<Duration>,
+    clock: Option<ToldClock>,
     messages: Bucket,
     introductions: Bucket,
 }
@@ -379,6 +381,7 @@ impl Node {
             observed: None,
             relays: false,
             rtt: None,
+            clock: None,
             messages: Bucket::full(now.time, MESSAGE_RATE),
             introductions: Bucket::full(now.time, SERVER_INTRODUCTION_RATE),
         });
@@ -543,6 +546,7 @@ impl Node {
                 let pong = self.seal_for_server(now, id, &ControlMessage::Pong { token });
                 return pong.into_iter().for_each(|pong| self.transmit_on(path, pong));
             }
+            ControlMessage::Clock { unix_ms } => return link.clock = Some(ToldClock::new(now, unix_ms)),
             _ => return,
         };
         match message {

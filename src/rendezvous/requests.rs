@@ -92,6 +92,7 @@ impl Server {
         // Before the answer, so that it is proved before the client asks for more.
         self.seek_proof(now.time, key);
         let relay = self.relay;
+        self.send(now.time, key, overlay_ipv6(&id), &ControlMessage::Clock { unix_ms: now.unix_ms });
         self.answer(now.time, key, RendezvousMessage::Registered { observed, expires_s: REGISTRATION_S, relay });
         if self.clients.get(key).is_some_and(Client::is_proved) {
             self.deliver_kept(now, key, id);

@@ -220,8 +220,9 @@ impl Agent {
         let own: Vec<&Sent> = sent.iter().filter(|(to, ..)| *to == self.address).collect();
         let messages = own.iter().map(|(_, _, datagram)| self.open(bench, datagram));
         messages
-            .map(|message| match message {
-                ControlMessage::Rendezvous(message) => message,
+            .filter_map(|message| match message {
+                ControlMessage::Rendezvous(message) => Some(message),
+                ControlMessage::Clock { .. } => None,
                 other => panic!("{other:?}"),
             })
             .collect()
@@ -236,6 +237,7 @@ impl Agent {
             match self.open(bench, &datagram) {
                 ControlMessage::Rendezvous(message) => said.push(message),
                 ControlMessage::Ping { token } => brought.extend(self.pong(bench, token)),
+                ControlMessage::Clock { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

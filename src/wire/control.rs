@@ -15,6 +15,7 @@
 //! | 3 | Ping | varint u64 token |
 //! | 4 | Pong | varint u64 token |
 //! | 5 | Goodbye | reason: 0 shutdown, 1 consent withdrawn |
+//! | 6 | Clock | varint u64, milliseconds since 1970 |
 //! | 16 to 24 | [`RendezvousMessage`] | see there |
 //! | 32 to 34 | [`PathMessage`] | see there |
 //!
@@ -54,6 +55,7 @@ const TYPE_HELLO_ACK: u8 = 2;
 const TYPE_PING: u8 = 3;
 const TYPE_PONG: u8 = 4;
 const TYPE_GOODBYE: u8 = 5;
+const TYPE_CLOCK: u8 = 6;
 
 /// What an agent says first in a session, and again when something of it changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +107,11 @@ pub enum ControlMessage {
     Goodbye {
         /// Why.
         reason: GoodbyeReason,
+    },
+    /// What my clock shows.
+    Clock {
+        /// Milliseconds since 1970.
+        unix_ms: u64,
     },
     /// Between a rendezvous server and its client.
     Rendezvous(RendezvousMessage),
@@ -256,6 +263,7 @@ impl ControlMessage {
             Self::Ping { token } => (TYPE_PING, encode_body(token)),
             Self::Pong { token } => (TYPE_PONG, encode_body(token)),
             Self::Goodbye { reason } => (TYPE_GOODBYE, encode_body(reason)),
+            Self::Clock { unix_ms } => (TYPE_CLOCK, encode_body(unix_ms)),
             Self::Rendezvous(message) => message.encode(),
             Self::Path(message) => message.encode(),
         }
@@ -283,6 +291,7 @@ impl ControlMessage {
             TYPE_PING => Self::Ping { token: decode_body(body)? },
             TYPE_PONG => Self::Pong { token: decode_body(body)? },
             TYPE_GOODBYE => Self::Goodbye { reason: decode_body(body)? },
+            TYPE_CLOCK => Self::Clock { unix_ms: decode_body(body)? },
             // These check their own encoding.
             other if RENDEZVOUS_TYPES.contains(&other) => {
                 return RendezvousMessage::decode(other, body).map(Self::Rendezvous);
@@ -370,6 +379,7 @@ mod tests {
             any::<u64>().prop_map(|token| ControlMessage::Pong { token }),
             Just(ControlMessage::Goodbye { reason: GoodbyeReason::Shutdown }),
             Just(ControlMessage::Goodbye { reason: GoodbyeReason::ConsentWithdrawn }),
+            any::<u64>().prop_map(|unix_ms| ControlMessage::Clock { unix_ms }),
             (any::<u64>(), MIN_PROBE_LEN..=MAX_PROBE_LEN)
                 .prop_map(|(token, length)| ControlMessage::Path(PathMessage::Probe { token, length })),
             (1u8..9).prop_map(|n| ControlMessage::Rendezvous(RendezvousMessage::Lookup { id: key(n).id() })),
@@ -487,7 +497,7 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, message_type in 0u8..7) {
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, message_type in 0u8..8) {
             let _ = ControlPacket::parse(&bytes);
             let _ = ControlMessage::decode(message_type, &bytes);
         }

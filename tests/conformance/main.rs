@@ -275,6 +275,7 @@ fn control_vectors() -> Value {
         ControlMessage::Pong { token: 0 },
         ControlMessage::Goodbye { reason: GoodbyeReason::Shutdown },
         ControlMessage::Goodbye { reason: GoodbyeReason::ConsentWithdrawn },
+        ControlMessage::Clock { unix_ms: 1_800_000_000_000 },
     ];
     let cases = messages.iter().map(|message| {
         json!({
@@ -428,6 +429,7 @@ fn message_name(message: &ControlMessage) -> &'static str {
         ControlMessage::Ping { .. } => "ping",
         ControlMessage::Pong { .. } => "pong",
         ControlMessage::Goodbye { .. } => "goodbye",
+        ControlMessage::Clock { .. } => "clock",
         ControlMessage::Rendezvous(_) => "rendezvous",
         ControlMessage::Path(_) => "path",
     }

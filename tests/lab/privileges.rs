@@ -209,6 +209,7 @@ fn the_usual_user_is_taken_where_there_is_one() {
          echo 'agentnet:x:941:941::/:/bin/false' >>/etc/passwd\n\
          echo 'agentnet:x:941:' >>/etc/group\n\
          echo foreign >/var/lib/letter\n\
+         umask 077\n\
          agentnet up\n\
          echo \"becomes $(status Uid)\"\n\
          stat --format='%n %u %a' /run/agentnet /run/agentnet/agentnet.sock /var/lib/agentnet /var/lib/agentnet/identity.key\n\
@@ -239,6 +240,39 @@ fn the_usual_user_is_taken_where_there_is_one() {
     assert_eq!(lines.len(), expected.len(), "{said}");
     for (line, part) in lines.iter().zip(expected) {
         assert!(line.contains(part), "{line:?} is not {part:?} in\n{said}");
+    }
+}
+
+/// A container whose volume belongs to the image's user, started with less than it takes to become that user.
+#[test]
+fn root_without_the_right_to_become_the_user_of_its_state_says_what_is_missing() {
+    let lab = Lab::two_hosts();
+    let (finished, _) = with_systemctl(
+        lab.a(),
+        &lab,
+        "touch \"$FAKE/absent\"\n\
+         sed -i '/^agentnet:/d' /etc/passwd /etc/group\n\
+         echo 'agentnet:x:940:940::/:/bin/false' >>/etc/passwd\n\
+         echo 'agentnet:x:940:' >>/etc/group\n\
+         install --directory --owner 940 --group 940 --mode 700 /var/lib/agentnet\n\
+         with() { setpriv --inh-caps=-all --bounding-set=\"-all,+net_admin$1\" \"$PROGRAM\" daemon; }\n\
+         with '' 2>&1 | grep -E '^(error|hint)'\n\
+         with ,+setuid,+setgid 2>&1 | grep -E '^(error|hint)'\n\
+         install --directory --owner 940 /run/agentnet\n\
+         with ,+setuid,+setgid >\"$FAKE/log\" 2>&1 &\n\
+         for _ in $(seq 100); do [ ! -S /run/agentnet/agentnet.sock ] || break; sleep 0.1; done\n\
+         agentnet --quiet status && cat \"$FAKE/log\"\n",
+    );
+    let said = finished.ok();
+    for part in [
+        "error: the agent cannot become the user agentnet",
+        "CAP_SETUID and CAP_SETGID",
+        "--cap-add SETUID --cap-add SETGID",
+        "error: the agent cannot become the user agentnet: /run/agentnet cannot be given to it",
+        "--cap-add CHOWN",
+        "confined user=940",
+    ] {
+        assert!(said.contains(part), "no {part} in\n{said}");
     }
 }
 

@@ -132,6 +132,33 @@ fn a_narrow_plain_terminal_is_neither_wrapped_nor_left_changed() {
 }
 
 #[test]
+fn a_watch_that_is_suspended_leaves_the_screen_and_comes_back() {
+    let lab = Lab::two_hosts();
+    let Pair { a, b: _b } = named_pair(&lab);
+    let terminal = Terminal::new(lab.a(), 100, 20, &["LANG=C.UTF-8"]);
+    terminal.keys(&["-l", "set -m; echo what stood here before"]);
+    terminal.keys(&["Enter"]);
+    terminal.command(&a, "status --watch");
+    terminal.wait_for(&["build-7", "data-2"]);
+    assert_eq!(terminal.modes(), "0 1 0");
+    // The second time as good as the first.
+    for _ in 0..2 {
+        terminal.keys(&["C-z"]);
+        let shell = terminal.wait_for(&["Stopped", "$ "]);
+        assert_eq!(terminal.modes(), "1 0 1", "{shell}");
+        assert!(!shell.contains("data-2"), "something of the page is left: {shell}");
+        terminal.keys(&["-l", "fg"]);
+        terminal.keys(&["Enter"]);
+        let screen = terminal.wait_for(&["build-7", "data-2"]);
+        assert!(screen.lines().next().unwrap().starts_with("build-7  up "), "not drawn in place: {screen}");
+        assert_eq!(terminal.modes(), "0 1 0");
+    }
+    terminal.keys(&["C-c"]);
+    terminal.wait_for(&["$ "]);
+    assert_eq!(terminal.modes(), "1 0 1");
+}
+
+#[test]
 fn without_a_terminal_pages_follow_each_other_and_documents_fill_a_line() {
     let lab = Lab::two_hosts();
     let Pair { a, .. } = named_pair(&lab);

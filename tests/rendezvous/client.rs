@@ -120,6 +120,7 @@ impl Client {
         loop {
             match self.hear_any() {
                 ControlMessage::Ping { token } => self.say_control(&ControlMessage::Pong { token }),
+                ControlMessage::Clock { .. } => {}
                 message => return message,
             }
         }

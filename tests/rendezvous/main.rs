@@ -9,7 +9,7 @@ mod client;
 mod process;
 
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agentnet::wire::control::{ControlMessage, IntroducedStatus, RelayRefusal, RendezvousMessage};
 use agentnet::wire::{BindingRequest, BindingResponse, Change, FRAME_INTRODUCTION, RelayChannel, frame_header};
@@ -157,4 +157,20 @@ fn signals_stop_it_cleanly_and_errors_are_told() {
     assert_eq!(server.terminate(), Some(0));
     // What is asked of a server that is gone is not answered by its port.
     assert!(UdpSocket::bind(server.address).is_ok());
+}
+
+#[test]
+fn sighup_ends_nothing_and_a_log_that_leaves_lines_out_says_so() {
+    let mut server = Server::start();
+    let said = |server: &Server| server.log().matches("nothing was read again").count();
+    let until = Instant::now() + Duration::from_secs(40);
+    // As many as one place may say at once, and more.
+    while !server.log().contains("log lines were left out") {
+        assert!(Instant::now() < until, "{}", server.log());
+        server.hang_up();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!((100..130).contains(&said(&server)), "{} lines", said(&server));
+    assert_eq!(server.terminate(), Some(0));
+    assert!(server.log().contains("drop_log_lines "), "{}", server.log());
 }

@@ -1,5 +1,6 @@
 //! The server's process.
 
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
@@ -44,10 +45,23 @@ impl Server {
         std::thread::sleep(Duration::from_millis(2500));
     }
 
+    /// Sends it SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::SIGHUP);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// What it logged since it was started first.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.state.path().join("log")).unwrap()
+    }
+
     /// Asks it to end, and returns its exit status.
     pub(crate) fn terminate(&mut self) -> Option<i32> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        kill(pid, Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -98,8 +112,9 @@ fn error(mut command: Command) -> String {
 }
 
 fn spawn(state: &TempDir, arguments: &[String]) -> (Child, SocketAddr) {
+    let log = OpenOptions::new().create(true).append(true).open(state.path().join("log")).unwrap();
     let mut command = command(state, arguments);
-    let mut child = command.arg("--listen=127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = command.arg("--listen=127.0.0.1:0").stdout(Stdio::piped()).stderr(log).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     let reference: RendezvousRef = line.trim_end().parse().expect(&line);

@@ -1,7 +1,9 @@
 use super::*;
+use crate::forwarding::PeerPath;
 use crate::identity::{IdentityKey, SignedRecord, TunnelSecret};
 use crate::node::VERSIONS;
 use crate::time::Time;
+use crate::wire::control::ControlMessage;
 
 const NOW_S: u64 = 1_800_000_000;
 
@@ -93,4 +95,36 @@ fn only_what_a_trusted_peer_said_in_a_session_counts() {
         let codes: Vec<String> = node.health(now()).into_iter().map(|entry| entry.code).collect();
         assert_eq!(codes.join(" "), codes_wanted, "{source:?}");
     }
+}
+
+#[test]
+fn clocks_that_are_told_show_at_once_which_way_this_one_is_off() {
+    let rows = (1..=3).map(|seed| {
+        let mut stored = crate::node::stored_for_tests(&IdentityKey::from_seed([seed; 32]));
+        stored.relation.grant.ttl_s = None;
+        stored.relation.approve(6);
+        stored
+    });
+    let mut node = crate::node::tests::node(rows.collect());
+    let ids: Vec<_> = node.peers.keys().copied().collect();
+    // What is said of this clock after the peers, one after the other, have told theirs.
+    let mut said = |clocks: &[u64], now: Now| {
+        for (id, clock_s) in ids.iter().zip(clocks) {
+            let told = ControlMessage::Clock { unix_ms: clock_s * 1000 }.emit(node.peers[id].ipv6, node.ipv6);
+            node.handle_control(now, *id, &told, true, &PeerPath::direct("192.0.2.1:9".parse().unwrap()));
+        }
+        let entries = node.health(now).into_iter().filter(|entry| entry.code == "clock_skew");
+        entries.map(|entry| entry.message).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(said(&[NOW_S, NOW_S + 1, NOW_S - 1], now()), "");
+    assert!(said(&[NOW_S + 400; 3], now()).contains("400 s or more behind"));
+    assert!(said(&[NOW_S - 400; 3], now()).contains("400 s or more ahead of"));
+    assert_eq!(said(&[NOW_S - CLOCK_TOLERANCE_S; 3], now()), "");
+    // One of three is wrong itself.
+    assert_eq!(said(&[NOW_S, NOW_S, NOW_S + 90_000], now()), "");
+    assert!(said(&[NOW_S - 3600, NOW_S, NOW_S - 3600], now()).contains("3600 s or more ahead of"));
+    // This clock was set meanwhile, and the others went on.
+    let later = Now { time: Time::ZERO + Duration::from_secs(60), unix_ms: (NOW_S - 3600 + 60) * 1000 };
+    assert!(said(&[NOW_S - 3600; 3], now()).contains("ahead of"));
+    assert_eq!(said(&[], later), "");
 }

@@ -37,6 +37,12 @@ impl Node {
         own.filter_map(|server| server.record.as_ref()).map(SignedRecord::record)
     }
 
+    /// By how many seconds the clocks of this agent's own servers are ahead of its own.
+    pub(in crate::node) fn server_clocks(&self, now: Now) -> impl Iterator<Item = i64> {
+        let own = self.servers.values().filter(|server| !server.is_borrowed());
+        own.filter_map(move |server| Some(server.link.as_ref()?.clock?.ahead_s(now)))
+    }
+
     /// For how many seconds the records have been over by which this agent's own servers answered.
     pub(in crate::node) fn expired_answers(&self, now: Now) -> impl Iterator<Item = u64> {
         let own = self.servers.values().filter(|server| !server.is_borrowed());

@@ -221,3 +221,18 @@ fn the_record_is_renewed_while_the_server_runs() {
     let stored = bench.restored().sequence;
     assert_eq!(stored, bench.server.record().record().sequence);
 }
+
+#[test]
+fn every_registration_is_told_what_the_clock_shows() {
+    let mut bench = Bench::new();
+    let mut agent = Agent::registered(1, &mut bench);
+    bench.now.unix_ms += 77_000;
+    let message = RendezvousMessage::Register { record: agent.record() };
+    let datagram = agent.sealed_message(&bench, message);
+    let sent = bench.put(agent.address, &datagram);
+    let told = sent.iter().map(|(_, _, datagram)| agent.open(&bench, datagram)).find_map(|message| match message {
+        ControlMessage::Clock { unix_ms } => Some(unix_ms),
+        _ => None,
+    });
+    assert_eq!(told, Some(bench.now.unix_ms));
+}

@@ -1,0 +1,43 @@
+//! Clocks of others, as they are told in sessions.
+
+use crate::time::{Now, Time};
+
+/// What somebody's clock showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ToldClock {
+    /// Milliseconds since 1970.
+    unix_ms: u64,
+    heard: Time,
+}
+
+impl ToldClock {
+    pub(super) fn new(now: Now, unix_ms: u64) -> Self {
+        Self { unix_ms, heard: now.time }
+    }
+
+    /// By how many seconds it is ahead of this host's, which may have been set since.
+    pub(super) fn ahead_s(self, now: Now) -> i64 {
+        let passed = u64::try_from(now.time.since(self.heard).as_millis()).unwrap_or(u64::MAX);
+        let theirs = i128::from(self.unix_ms.saturating_add(passed));
+        i64::try_from((theirs - i128::from(now.unix_ms)) / 1000).unwrap_or(i64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_goes_on_and_this_one_may_be_set() {
+        let at =
+            |seconds: u64, unix_s: u64| Now { time: Time::ZERO + Duration::from_secs(seconds), unix_ms: unix_s * 1000 };
+        let told = ToldClock::new(at(100, 5000), 8_600_000);
+        assert_eq!(told.ahead_s(at(100, 5000)), 3600);
+        assert_eq!(told.ahead_s(at(700, 5600)), 3600);
+        assert_eq!(told.ahead_s(at(700, 9200)), 0);
+        assert_eq!(told.ahead_s(at(700, 12_800)), -3600);
+        assert_eq!(ToldClock::new(at(0, 0), u64::MAX).ahead_s(at(9, 0)), i64::try_from(u64::MAX / 1000).unwrap());
+    }
+}
