@@ -33,7 +33,6 @@ mod sleep_detector;
 mod start;
 mod state_dir;
 mod store;
-mod vigil;
 mod whole_file;
 
 use std::path::PathBuf;

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agentnet_platform::batch::PacketBatch;
 use agentnet_platform::clock::boot_time;
@@ -16,7 +16,6 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::vigil::{Carried, Vigil};
 use crate::forwarding::{
     Fib, HeldTurns, Inbound, Notice, NoticeSink, OUT_BATCH_BYTES, OUT_BATCH_PACKETS, Offloads, Outbound, SEND_BYTES,
     StrangerDatagram, Turns,
@@ -181,22 +180,6 @@ impl<W> Direction<W> {
         ready
     }
 
-    /// Waits until one of `fds` is readable: awake as long as the vigil says, then asleep.
-    fn watch(&self, fds: &[BorrowedFd<'_>], stop: &Stop, vigil: &mut Vigil, carried: Carried) -> io::Result<Ready> {
-        let begun = Instant::now();
-        let (length, mut polled) = (vigil.length(carried), Duration::ZERO);
-        let mut ready = Ready::default();
-        while polled < length && ready.is_timeout() {
-            ready = wait_readable(fds, &stop.waker, Some(Duration::ZERO))?;
-            polled = begun.elapsed();
-        }
-        if ready.is_timeout() {
-            ready = self.wait(fds, stop, None)?;
-        }
-        vigil.ended(carried, polled, begun.elapsed());
-        Ok(ready)
-    }
-
     /// Lets `carry` do the work if nobody is at it.
     fn meanwhile<T>(&self, carry: impl FnOnce(&mut W) -> io::Result<T>) -> io::Result<()> {
         if self.awake.load(Ordering::Relaxed) {
@@ -237,28 +220,21 @@ impl Carrier {
         let mut fds = socket.fds();
         let (returned, device_at) = (fds.len(), fds.len() + 1);
         fds.extend([self.returned.as_fd(), device.as_fd()]);
-        let (mut vigil, mut carried) = (Vigil::default(), Carried::default());
         while !stop.is_asked() {
             let wanted = if self.handed_over.load(Ordering::Relaxed) { device_at } else { device_at + 1 };
-            let ready = self.incoming.watch(fds.get(..wanted).unwrap_or(&fds), stop, &mut vigil, carried)?;
-            carried = Carried::default();
+            let ready = self.incoming.wait(fds.get(..wanted).unwrap_or(&fds), stop, None)?;
             if ready.is_readable(returned) {
                 self.returned.drain();
             }
             // What is readable is known; asking the other sockets too would cost a system call each.
             if (0..returned).any(|index| ready.is_readable(index)) {
-                carried.inward = true;
                 self.incoming.work.lock().carry(Some(ready))?;
             }
             if self.handed_over.load(Ordering::Relaxed) {
                 self.outgoing.meanwhile(|outgoing| outgoing.carry(&mut || self.receive()))?;
-            } else {
-                let bytes = self.outgoing.work.lock().carry(&mut || self.receive())?;
-                carried.outward = bytes > 0;
-                if bytes >= HANDED_OVER_FROM {
-                    self.handed_over.store(true, Ordering::Relaxed);
-                    self.handed.wake();
-                }
+            } else if self.outgoing.work.lock().carry(&mut || self.receive())? >= HANDED_OVER_FROM {
+                self.handed_over.store(true, Ordering::Relaxed);
+                self.handed.wake();
             }
         }
         Ok(())
