@@ -123,10 +123,11 @@ impl Node {
         }
     }
 
-    /// A session is new: what was told in an earlier one may not have been kept.
-    pub(super) fn forget_told(&mut self, id: AgentId) {
+    /// A session is new: what was told in an earlier one may not have been kept, and a peer that was restarted with an
+    /// earlier time of day counts its lists from there.
+    pub(super) fn session_is_new(&mut self, id: AgentId) {
         if let Some(link) = self.link_mut(id) {
-            link.told.sequence = 0;
+            (link.told.sequence, link.told.theirs) = (0, 0);
         }
     }
 
@@ -147,8 +148,8 @@ impl Node {
         }
         if self.send_control(now, id, &message) {
             self.timers.set(TimerKind::Candidates(id), again);
-        } else {
-            self.forget_told(id);
+        } else if let Some(link) = self.link_mut(id) {
+            link.told.sequence = 0;
         }
     }
 
@@ -193,4 +194,31 @@ fn to_try(usable: Usable, candidate: &Candidate) -> Option<path::Candidate> {
     usable
         .contains(candidate.address)
         .then_some(path::Candidate { kind, route: path::Route::Direct(candidate.address) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::IdentityKey;
+    use crate::node::tests::{node, now};
+    use crate::trust::Grant;
+
+    #[test]
+    fn a_peer_whose_clock_went_back_is_heard_in_its_next_session() {
+        let key = IdentityKey::from_seed([1; 32]);
+        let mut row = crate::node::stored_for_tests(&key);
+        row.relation.grant = Grant::default();
+        row.relation.approve(6);
+        let (mut node, id) = (node(vec![row]), key.id());
+        let mut tell = |node: &mut Node, sequence, address: &str| {
+            let address: SocketAddr = address.parse().unwrap();
+            let told = [Candidate { kind: CandidateKind::Host, address }];
+            node.candidates_received(now(), id, sequence, &told, Mapping::Unknown);
+            node.peers[&id].addresses.contains(&address)
+        };
+        assert!(tell(&mut node, 1 << 41, "198.51.100.1:9"));
+        assert!(!tell(&mut node, (1 << 41) - 1, "198.51.100.2:9"), "an older list of the same session was taken");
+        node.session_established(now(), id);
+        assert!(tell(&mut node, 1 << 40, "198.51.100.3:9"));
+    }
 }

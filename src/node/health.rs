@@ -82,7 +82,11 @@ impl Node {
         let told = self.peers.values().filter(|peer| peer.trusted && peer.record_source == RecordSource::Session);
         let told = told.map(|peer| peer.record.record());
         let ahead_of_us = told.chain(self.server_records()).map(|record| behind_s(now, record)).max().unwrap_or(0);
-        let behind_us = self.expired_answers(now).max().unwrap_or(0);
+        // Whoever is in session shows its record in each, and renews it long before its end.
+        let in_session = self.peers.values().filter(|peer| peer.trusted && self.in_session(now, peer.id));
+        let over = in_session.map(|peer| now.unix_s().saturating_sub(peer.record.record().expires));
+        let over = over.filter(|seconds| *seconds > CLOCK_TOLERANCE_S);
+        let behind_us = self.expired_answers(now).chain(over).max().unwrap_or(0);
         let signed = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
         if ahead_of_us > 0 { signed(ahead_of_us) } else { -signed(behind_us) }
     }

@@ -453,6 +453,7 @@ impl Node {
     }
 
     fn register(&mut self, now: Now, id: AgentId, everywhere: bool) {
+        self.check_record(now);
         let Some(link) = self.servers.get_mut(&id).and_then(|server| server.link.as_mut()) else { return };
         let first = link.asked.map_or(now.time, |(first, _)| first);
         link.asked = Some((first, now.time));
