@@ -12,7 +12,6 @@ use agentnet_platform::udp::{DatagramSocket, LocalEnd, SocketId};
 use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::control_socket::{Ask, Request};
@@ -24,7 +23,9 @@ use super::port_mapping::PortMapper;
 use super::reading::{agent_reading, process_reading};
 use super::resolver::{Resolved, Resolver};
 use super::service_manager::ServiceManager;
+use super::signals::Signals;
 use super::sleep_detector::SleepDetector;
+use super::state_dir::unusable;
 use super::store::{Changes, Store};
 use super::{Surroundings, now};
 use crate::api::{
@@ -95,7 +96,7 @@ pub(super) struct EventLoop {
     /// What took addresses of the range of IPv4 aliases since the start.
     range_conflict: Option<IpNet>,
     /// Why the disk did not take the last change.
-    store_error: Option<String>,
+    store_error: Option<Error>,
     store_retry: Option<Time>,
     /// Callers whose answer comes as an event, by token.
     waiting: HashMap<u64, Answer>,
@@ -139,12 +140,16 @@ impl EventLoop {
     }
 
     /// Runs until asked to stop.
-    pub(super) async fn run(&mut self, mut queues: Queues, network: &Network) -> Result<(), Error> {
-        let mut signals = Signals::new()?;
+    pub(super) async fn run(
+        &mut self,
+        mut queues: Queues,
+        signals: &mut Signals,
+        network: &Network,
+    ) -> Result<(), Error> {
         self.port_mapping = queues.port_mapping.borrow().clone();
         let stop = loop {
             self.drain();
-            if let Some(stop) = self.step(&mut queues, &mut signals, network).await {
+            if let Some(stop) = self.step(&mut queues, signals, network).await {
                 break stop;
             }
             self.own.service_manager.alive(now().time);
@@ -385,7 +390,7 @@ impl EventLoop {
                 if self.store_error.is_none() {
                     tracing::error!(%error, "the state cannot be written; it is kept in memory and tried again");
                 }
-                self.store_error = Some(error.to_string());
+                self.store_error = Some(unusable(&self.own.config.state_dir.value, &error));
             }
         }
         self.store_retry = self.store.is_behind().then(|| now().time + STORE_RETRY);
@@ -422,8 +427,8 @@ impl EventLoop {
         self.drain();
         if let Some(why) = &self.store_error {
             return Err(Error::new(
-                ErrorCode::StateDirUnusable,
-                format!("it is in force, but it could not be written to disk: {why}"),
+                why.code,
+                format!("it is in force, but it could not be written to disk: {}", why.message),
                 "make room or repair the disk; the agent keeps trying, and a restart before that would undo it",
             ));
         }
@@ -506,7 +511,7 @@ impl EventLoop {
         if let Some(why) = &self.store_error {
             health.push(HealthEntry {
                 code: "state_not_saved".to_owned(),
-                message: format!("changes are not on disk: {why}"),
+                message: format!("changes are not on disk: {}", why.message),
                 hint: "make room or repair the disk; the agent keeps trying".to_owned(),
             });
         }
@@ -539,37 +544,6 @@ impl EventLoop {
             }
         }
         document
-    }
-}
-
-/// The signals that end the agent, or have it read its configuration.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Error> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Error::new(ErrorCode::Internal, format!("signals cannot be handled: {error}"), "please report this")
-            })
-        };
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hang_up: listen(SignalKind::hangup())?,
-        })
-    }
-
-    /// Whether the agent is to end.
-    async fn received(&mut self) -> bool {
-        tokio::select! {
-            _ = self.terminate.recv() => true,
-            _ = self.interrupt.recv() => true,
-            _ = self.hang_up.recv() => false,
-        }
     }
 }
 

@@ -28,6 +28,7 @@ mod rendezvous;
 mod resolver;
 mod rights;
 mod service_manager;
+mod signals;
 mod sleep_detector;
 mod start;
 mod state_dir;

@@ -210,7 +210,7 @@ mod tests {
         row.relation.grant = Grant::default();
         row.relation.approve(6);
         let (mut node, id) = (node(vec![row]), key.id());
-        let mut tell = |node: &mut Node, sequence, address: &str| {
+        let tell = |node: &mut Node, sequence, address: &str| {
             let address: SocketAddr = address.parse().unwrap();
             let told = [Candidate { kind: CandidateKind::Host, address }];
             node.candidates_received(now(), id, sequence, &told, Mapping::Unknown);

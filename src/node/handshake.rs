@@ -14,7 +14,7 @@ use crate::wire::classify::{DatagramKind, classify};
 const STALE_ANSWER_INTERVAL: Duration = Duration::from_secs(300);
 /// A session that is younger works: what looks like a replay is a copy that was late, or one in fact. Of an older one the
 /// peer may know nothing any more. This bounds what somebody brings about who sends a recorded initiation again and again.
-const SURELY_WORKS: Duration = Duration::from_secs(30);
+const SURELY_WORKS: Duration = Duration::from_secs(10);
 
 impl Node {
     /// A datagram that no session authenticated. Whatever is wrong with it, nobody gets an answer.

@@ -394,10 +394,13 @@ impl Node {
         std::mem::take(&mut self.session_erased)
     }
 
-    /// Says goodbye to every peer with a session. The last call; drain the outputs afterwards.
+    /// Says goodbye to every peer and server with a session. The last call; drain the outputs afterwards.
     pub fn shut_down(&mut self, now: Now) {
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             self.send_goodbye(now, id, crate::wire::control::GoodbyeReason::Shutdown);
+        }
+        for id in self.servers.keys().copied().collect::<Vec<_>>() {
+            self.leave_server(now, id);
         }
     }
 
