@@ -72,16 +72,16 @@ const WAYS: [[i64; 2]; 2] = [[TEN_YEARS, 0], [-TEN_YEARS, 0]];
 
 #[test]
 fn a_clock_that_jumps_ends_no_session_and_keeps_none_from_beginning() {
-    jumps(Duration::from_secs(1), &WAYS[..1]);
+    jumps(Duration::from_secs(1), &WAYS[..1], 1);
 }
 
 #[test]
 #[ignore = "takes ten minutes, as sessions are renewed every two: scripts/matrix endure"]
 fn sessions_are_renewed_by_a_clock_that_jumps() {
-    jumps(Duration::from_secs(setting("AGENTNET_LAB_RENEWED", RENEWED)), &WAYS);
+    jumps(Duration::from_secs(setting("AGENTNET_LAB_RENEWED", RENEWED)), &WAYS, 3);
 }
 
-fn jumps(pause: Duration, ways: &[[i64; 2]]) {
+fn jumps(pause: Duration, ways: &[[i64; 2]], restarts: u32) {
     let lab = Lab::hosts(4);
     let server = Server::started(lab.c());
     let clock = Clock::new(lab.directory());
@@ -106,7 +106,7 @@ fn jumps(pause: Duration, ways: &[[i64; 2]]) {
             let is_wrong = *ahead != 0;
             wait_until("it is told, or told no more", SOON, || tells_of_its_clock(&a) == is_wrong);
             // The first that the new life says is that it wants to talk, with the new time of day.
-            for restart in 0..2 {
+            for restart in 0..restarts {
                 let pid = a.pid();
                 a.kill9();
                 a.up();

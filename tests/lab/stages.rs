@@ -16,7 +16,7 @@ use crate::harness::{
 };
 
 /// Stages that every run of the tests looks at, of a first start and of a later one.
-const FEW: usize = 10;
+const FEW: usize = 6;
 /// The agent has ended so soon after the signal; an unoptimised one under `strace` on a busy machine.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// One that still runs after this and answers was not told to end: starts differ by some calls.
