@@ -24,7 +24,7 @@ impl Node {
             return;
         }
         self.clock_offset_ms = offset;
-        tracing::warn!(seconds = step_ms / 1000, "the clock of this host was set");
+        tracing::info!(seconds = step_ms / 1000, "the clock of this host was set");
         let ends = self.peers.values().filter(|peer| peer.relation.expires().is_some());
         for id in ends.map(|peer| peer.id).collect::<Vec<_>>() {
             self.trust_changed(now, id);

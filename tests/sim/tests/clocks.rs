@@ -125,6 +125,23 @@ fn servers_and_newcomers_take_an_agent_whose_clock_was_set_right() {
 }
 
 #[test]
+fn a_server_whose_clock_jumps_is_missed_by_nobody_in_session_and_is_back_with_the_time() {
+    for ahead in [TEN_YEARS, -TEN_YEARS] {
+        let mut world = pair();
+        world.set_server_clock(0, ahead);
+        assert_eq!(lost(&mut world, 300), 0, "with a server {ahead} s ahead");
+        world.restart_server(0);
+        assert_eq!(lost(&mut world, 60), 0, "with a server restarted {ahead} s ahead");
+        world.set_server_clock(0, 0);
+        let all = |world: &mut World| is_registered(world, 0) && is_registered(world, 1);
+        assert!(world.advance_until(SECOND * 180, all).is_some(), "{ahead}");
+        let newcomer = add_agent(&mut world);
+        world.trust(newcomer, 0);
+        assert!(world.carry(newcomer, 0, AT_ONCE).is_some());
+    }
+}
+
+#[test]
 fn trust_for_a_time_is_back_with_the_time() {
     let mut world = pair();
     let now = world.now();
