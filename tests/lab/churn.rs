@@ -133,7 +133,7 @@ fn visit(a: &Agent<'_>, guest: &mut Agent<'_>, round: u64, address: &mut String)
     }
     a.host().wait_until_reaches(guest.ipv6().into());
     connect(guest, a);
-    let (host, other) = if round % 3 == 0 { (guest as &Agent<'_>, a) } else { (a, guest as &Agent<'_>) };
+    let (host, other) = if round.is_multiple_of(3) { (guest as &Agent<'_>, a) } else { (a, guest as &Agent<'_>) };
     host.json(&["trust", "revoke", &other.id()]);
     wait_until("the guest is out", PATIENT, || guest.trust_state(&a.id()) != "trusted");
     guest.down();

@@ -10,12 +10,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{
-    Agent, Echoes, Host, Lab, PATIENT, SOON, Server, observe, run, script, setting, trust, unix_seconds, wait_until,
+    Agent, Echoes, Host, Lab, PATIENT, SOON, Server, observe, run, script, trust, unix_seconds, wait_until,
 };
 
 const TEN_YEARS: i64 = 10 * 365 * 24 * 3600;
 /// Longer than a session goes without new keys (WireGuard paper, section 6.1: Rekey-After-Time, 120 s).
-const RENEWED: u64 = 150;
+const RENEWED: Duration = Duration::from_secs(150);
 /// No answer for so long at most while the clock is set: nothing at all is measured on an idle machine.
 const LONGEST_GAP: f64 = 1.0;
 
@@ -78,7 +78,7 @@ fn a_clock_that_jumps_ends_no_session_and_keeps_none_from_beginning() {
 #[test]
 #[ignore = "takes ten minutes, as sessions are renewed every two: scripts/matrix endure"]
 fn sessions_are_renewed_by_a_clock_that_jumps() {
-    jumps(Duration::from_secs(setting("AGENTNET_LAB_RENEWED", RENEWED)), &WAYS, 3);
+    jumps(RENEWED, &WAYS, 3);
 }
 
 fn jumps(pause: Duration, ways: &[[i64; 2]], restarts: u32) {
@@ -123,11 +123,8 @@ fn jumps(pause: Duration, ways: &[[i64; 2]], restarts: u32) {
         // The clock is right again, and so is everything else: the server has it, strangers take its ticket.
         a.wait_until_registered(1);
         let newcomer = Agent::registered(lab.d(), &[&server]);
-        if round % 2 == 0 {
-            trust(&newcomer, &a)
-        } else {
-            trust(&a, &newcomer)
-        }
+        let (asking, asked) = if round % 2 == 0 { (&newcomer, &a) } else { (&a, &newcomer) };
+        trust(asking, asked);
         lab.d().wait_until_reaches(a.ipv6().into());
         lab.a().wait_until_reaches(newcomer.ipv6().into());
         assert!(!tells_of_its_clock(&b) && !tells_of_its_clock(&newcomer));
