@@ -40,6 +40,9 @@ pub enum TunError {
     /// The process may not create interfaces.
     #[error("no permission to create a network interface")]
     Permission,
+    /// Another process has taken a queue of the interface while it was made, and would get packets of it.
+    #[error("another program took part in the new network interface")]
+    SharedQueues,
     /// Anything else.
     #[error("cannot create a network interface: {0}")]
     Other(#[source] io::Error),

@@ -4,7 +4,11 @@
 
 mod namespace;
 
+use std::fs::File;
+use std::io::{Error, ErrorKind};
 use std::net::{Ipv6Addr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use agentnet_platform::batch::{PacketBatch, VnetHeader};
@@ -288,36 +292,91 @@ fn each_flow_has_one_of_several_queues() {
     });
 }
 
+const NOBODY: u32 = 65_534;
+
+/// Makes the calling thread alone this user, unlike the C library's call.
+fn become_user(user: u32) {
+    // SAFETY: plain numbers.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, u32::MAX, user, u32::MAX) }, 0);
+}
+
+/// Asks for a queue of the interface.
+fn attach(file: &File, name: &str) -> Result<(), ErrorKind> {
+    const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags as libc::c_short },
+    };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: the request is a whole `ifreq` that outlives the call.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) };
+    if result == 0 { Ok(()) } else { Err(Error::last_os_error().kind()) }
+}
+
+/// Puts a queue aside: it is not counted, and can be had back.
+fn put_aside(file: &File) {
+    const TUNSETQUEUE: libc::c_ulong = 0x4004_54d9;
+    const IFF_DETACH_QUEUE: libc::c_int = 0x0400;
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: IFF_DETACH_QUEUE as libc::c_short },
+    };
+    // SAFETY: the request is a whole `ifreq` that outlives the call.
+    unsafe { libc::ioctl(file.as_raw_fd(), TUNSETQUEUE, &raw mut request) };
+}
+
+fn open_device() -> File {
+    File::options().read(true).write(true).open("/dev/net/tun").unwrap()
+}
+
 #[test]
 fn nobody_else_can_have_a_queue() {
-    const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
-    const NOBODY: u32 = 65_534;
     let namespace = Namespace::new();
     namespace.enter(|| {
         let tun = Tun::open(&TunOptions { queues: 2, ..options(None) }).unwrap();
         // Opened before: on many hosts everybody may.
-        let [stranger, root] =
-            [(); 2].map(|()| std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun"));
-        let attach = |file: &std::fs::File| {
-            let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
-            let mut request = libc::ifreq {
-                ifr_name: [0; libc::IFNAMSIZ],
-                ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags as libc::c_short },
-            };
-            for (to, from) in request.ifr_name.iter_mut().zip(tun.name().bytes()) {
-                *to = from as libc::c_char;
+        let [stranger, root] = [open_device(), open_device()];
+        become_user(NOBODY);
+        let refused = attach(&stranger, tun.name());
+        become_user(0);
+        assert_eq!(refused, Err(ErrorKind::PermissionDenied));
+        assert_eq!(attach(&root, tun.name()), Ok(()), "the refusal had another reason");
+    });
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "two threads, and time between them, are what is tested")]
+fn whoever_had_a_queue_before_the_interface_had_an_owner_spoils_it() {
+    let namespace = Namespace::new();
+    namespace.enter(|| {
+        let (had, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut file = open_device();
+                become_user(NOBODY);
+                while !done.load(Ordering::Relaxed) {
+                    if attach(&file, "agentnet0").is_ok() {
+                        put_aside(&file);
+                        had.fetch_add(1, Ordering::SeqCst);
+                        std::thread::sleep(Duration::from_millis(20));
+                        become_user(0);
+                        file = open_device();
+                        become_user(NOBODY);
+                    }
+                }
+            });
+            for _ in 0..100 {
+                let before = had.load(Ordering::SeqCst);
+                let opened = Tun::open(&TunOptions { queues: 2, ..options(Some("agentnet0")) });
+                std::thread::sleep(Duration::from_millis(1));
+                let is_spoilt = had.load(Ordering::SeqCst) != before;
+                assert!(opened.is_err() || !is_spoilt, "a stranger has a queue of an interface that is used");
             }
-            // SAFETY: the request is a whole `ifreq` that outlives the call.
-            let result = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(file), TUNSETIFF, &raw mut request) };
-            if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().kind()) }
-        };
-        // Of this thread alone, unlike the C library's.
-        // SAFETY: plain numbers.
-        let become_user = |user: u32| unsafe { libc::syscall(libc::SYS_setresuid, u32::MAX, user, u32::MAX) };
-        assert_eq!(become_user(NOBODY), 0);
-        let refused = attach(&stranger.unwrap());
-        assert_eq!(become_user(0), 0);
-        assert_eq!(refused, Err(std::io::ErrorKind::PermissionDenied));
-        assert_eq!(attach(&root.unwrap()), Ok(()), "the refusal had another reason");
+            done.store(true, Ordering::Relaxed);
+        });
+        eprintln!("strangers had {} queues", had.load(Ordering::SeqCst));
     });
 }

@@ -45,6 +45,8 @@ install_missing() {
 
 packages=(iproute2=ip iputils-ping=ping curl=curl openssh-server=sshd openssh-client=ssh python3=/usr/bin/python3
     python3-grpcio=/usr/lib/python3/dist-packages/grpc iperf3=iperf3 tcpdump=tcpdump procps=ps nftables=nft tmux=tmux)
+# What tests/lab cannot do without.
+lab_packages=("${packages[@]}" miniupnpd-nftables=miniupnpd strace=strace gcc=gcc)
 
 # wait_for SECONDS COMMAND...: until the command succeeds.
 wait_for() {

@@ -25,6 +25,7 @@ use super::resolver::{Resolved, Resolver};
 use super::service_manager::ServiceManager;
 use super::signals::{Asked, Signals};
 use super::sleep_detector::SleepDetector;
+use super::state_dir::unusable;
 use super::store::{Changes, Store};
 use super::{LEFT_OUT_INTERVAL, Surroundings, now, tell_left_out};
 use crate::api::{
@@ -93,7 +94,7 @@ pub(super) struct EventLoop {
     /// What took addresses of the range of IPv4 aliases since the start.
     range_conflict: Option<IpNet>,
     /// Why the disk did not take the last change.
-    store_error: Option<String>,
+    store_error: Option<Error>,
     store_retry: Option<Time>,
     /// Callers whose answer comes as an event, by token.
     waiting: HashMap<u64, Answer>,
@@ -137,12 +138,16 @@ impl EventLoop {
     }
 
     /// Runs until asked to stop.
-    pub(super) async fn run(&mut self, mut queues: Queues, network: &Network) -> Result<(), Error> {
-        let mut signals = Signals::new()?;
+    pub(super) async fn run(
+        &mut self,
+        mut queues: Queues,
+        signals: &mut Signals,
+        network: &Network,
+    ) -> Result<(), Error> {
         self.port_mapping = queues.port_mapping.borrow().clone();
         let stop = loop {
             self.drain();
-            if let Some(stop) = self.step(&mut queues, &mut signals, network).await {
+            if let Some(stop) = self.step(&mut queues, signals, network).await {
                 break stop;
             }
             self.own.service_manager.alive(now().time);
@@ -381,7 +386,7 @@ impl EventLoop {
                 if self.store_error.is_none() {
                     tracing::error!(%error, "the state cannot be written; it is kept in memory and tried again");
                 }
-                self.store_error = Some(error.to_string());
+                self.store_error = Some(unusable(&self.own.config.state_dir.value, &error));
             }
         }
         self.store_retry = self.store.is_behind().then(|| now().time + STORE_RETRY);
@@ -418,8 +423,8 @@ impl EventLoop {
         self.drain();
         if let Some(why) = &self.store_error {
             return Err(Error::new(
-                ErrorCode::StateDirUnusable,
-                format!("it is in force, but it could not be written to disk: {why}"),
+                why.code,
+                format!("it is in force, but it could not be written to disk: {}", why.message),
                 "make room or repair the disk; the agent keeps trying, and a restart before that would undo it",
             ));
         }
@@ -502,7 +507,7 @@ impl EventLoop {
         if let Some(why) = &self.store_error {
             health.push(HealthEntry {
                 code: "state_not_saved".to_owned(),
-                message: format!("changes are not on disk: {why}"),
+                message: format!("changes are not on disk: {}", why.message),
                 hint: "make room or repair the disk; the agent keeps trying".to_owned(),
             });
         }

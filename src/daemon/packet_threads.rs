@@ -314,12 +314,12 @@ impl Outgoing {
         while next < self.packets.len() {
             self.send.clear();
             self.replies.clear();
-            let mut turns = self.shared.turns.as_deref().map_or_else(HeldTurns::default, Turns::for_batch);
+            let mut turns = HeldTurns::new(self.shared.turns.as_deref(), &mut *meanwhile);
             let (fib, out, replies) = (self.shared.fib.load(), &mut self.send, &mut self.replies);
             let sink = &mut self.sink;
             next = self.outbound.process(clock(), &fib, &self.packets, next, out, replies, &mut turns, sink);
             if !self.send.is_empty() {
-                let report = self.shared.socket.send_batch_while(&self.send, meanwhile);
+                let report = self.shared.socket.send_batch_while(&self.send, &mut || turns.meanwhile());
                 self.outbound.batch_sent(clock(), &report, &mut self.sink);
             }
             drop(turns);

@@ -18,7 +18,7 @@ use agentnet_platform::confine::{self, Acting, ConfineError, FileLimits, Files, 
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::unistd::{AccessFlags, Uid, User, faccessat};
 
-use super::state_dir::{foreign_file, is_owned_by, open_directory};
+use super::state_dir::{foreign_file, is_owned_by, open_directory, path_of};
 use crate::api::{Error, ErrorCode, HealthEntry};
 use crate::config::{Config, DEFAULT_SOCKET, Origin};
 
@@ -330,7 +330,8 @@ fn make_for(user: &ServiceUser, directory: &Path) -> io::Result<()> {
     give(user, directory, Some(0o755))
 }
 
-/// Gives the user a directory of root's. One that somebody has put in its place meanwhile, or a link, stays as it is.
+/// Gives the user a directory of root's; one with a mode was made for it, and is empty. One that somebody has put in its
+/// place meanwhile, or a link, stays as it is.
 fn give(user: &ServiceUser, directory: &Path, mode: Option<u32>) -> io::Result<()> {
     let opened = open_directory(directory, OFlag::O_NOFOLLOW)?;
     let metadata = opened.metadata()?;
@@ -338,6 +339,9 @@ fn give(user: &ServiceUser, directory: &Path, mode: Option<u32>) -> io::Result<(
         return Err(io::Error::other("it is not root's any more"));
     }
     if let Some(mode) = mode {
+        if fs::read_dir(path_of(&opened))?.next().is_some() {
+            return Err(io::Error::other("it is not the empty one that was made"));
+        }
         // Whatever the umask.
         opened.set_permissions(fs::Permissions::from_mode(mode))?;
     }

@@ -24,6 +24,7 @@ use super::port_mapping::{PortMapper, switched_off};
 use super::resolver::Resolver;
 use super::rights::{Rights, confine_agent};
 use super::service_manager::ServiceManager;
+use super::signals::Signals;
 use super::state_dir::{StateDir, unusable};
 use super::store::{Changes, Loaded, Store};
 use super::{Surroundings, now, preflight};
@@ -45,12 +46,13 @@ const TABLE_BASE: u32 = 0x6161_0000;
 
 /// Starts the agent, reports, runs it until it is told to stop, and leaves the host as it was.
 pub(super) async fn run(config: Config, surroundings: Surroundings, background: bool) -> Result<(), Error> {
+    let mut signals = Signals::new()?;
     preflight(&config)?;
     let _ = agentnet_platform::process::raise_open_files_limit(OPEN_FILES);
     let mut start = Start::new(&config, surroundings)?;
     let host = Host::take(&config, &mut start).await?;
     let result = match start.rights.reduce(&mut start.health) {
-        Ok(()) => run_on(&host, start, config, background).await,
+        Ok(()) => run_on(&host, start, &mut signals, config, background).await,
         Err(error) => Err(error),
     };
     host.give_back().await;
@@ -140,7 +142,13 @@ impl Host {
     }
 }
 
-async fn run_on(host: &Host, mut start: Start, config: Config, background: bool) -> Result<(), Error> {
+async fn run_on(
+    host: &Host,
+    mut start: Start,
+    signals: &mut Signals,
+    config: Config,
+    background: bool,
+) -> Result<(), Error> {
     let counters = Arc::new(Counters::default());
     let node = make_node(host, &mut start, &config, Arc::clone(&counters))?;
     let state_dir = &config.state_dir.value;
@@ -166,9 +174,12 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
         network_events: host.network.events().map_err(|error| interface_failed(&error.to_string()))?,
         port_mapping,
     };
-    let fib = Arc::new(ArcSwap::from_pointee(Fib::new(node.ipv6(), None, None, [])));
+    if signals.told_to_stop().await {
+        tracing::info!("told to stop before the agent was ready");
+        return Ok(());
+    }
     let shared = Shared {
-        fib,
+        fib: Arc::new(ArcSwap::from_pointee(Fib::new(node.ipv6(), None, None, []))),
         socket: Arc::clone(&host.sockets),
         own_key: node.tunnel_key(),
         offloads: Offloads { tcp: host.tun.tcp_offload(), udp: host.tun.udp_offload() },
@@ -180,14 +191,7 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
     };
     let threads = PacketThreads::start(&shared, &host.twins, |number| host.tun.queue(number))
         .map_err(|error| interface_failed(&format!("the packet threads cannot be started: {error}")))?;
-    let started = Started {
-        identity: node.identity_document(),
-        interface: host.tun.name().to_owned(),
-        port: host.sockets.port(),
-        pid: std::process::id(),
-        already_running: false,
-        health: start.health.clone(),
-    };
+    let started = started(host, &node, &start.health);
     tracing::info!(id = %node.id(), interface = host.tun.name(), port = started.port, "agent started");
     service_manager.ready(now().time, &format!("interface {}, UDP port {}", started.interface, started.port));
     let own = Own {
@@ -204,9 +208,20 @@ async fn run_on(host: &Host, mut start: Start, config: Config, background: bool)
     if background {
         report_ready(started);
     }
-    let result = event_loop.run(queues, &host.network).await;
+    let result = event_loop.run(queues, signals, &host.network).await;
     threads.stop();
     result
+}
+
+fn started(host: &Host, node: &Node, health: &[HealthEntry]) -> Started {
+    Started {
+        identity: node.identity_document(),
+        interface: host.tun.name().to_owned(),
+        port: host.sockets.port(),
+        pid: std::process::id(),
+        already_running: false,
+        health: health.to_vec(),
+    }
 }
 
 fn map_port(host: &Host, config: &Config) -> (Option<PortMapper>, watch::Receiver<PortMappingCheck>) {
@@ -382,12 +397,16 @@ fn queues_of_this_machine() -> usize {
 }
 
 fn open_tun(config: &Config, mtu: u32) -> Result<Tun, Error> {
-    let options = TunOptions {
-        name: config.tun.value.clone(),
-        mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-        queues: config.queues.value.map_or_else(queues_of_this_machine, usize::from),
+    let open = |queues| {
+        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+        Tun::open(&TunOptions { name: config.tun.value.clone(), mtu, queues })
     };
-    Tun::open(&options).map_err(|error| {
+    let tun = match config.queues.value {
+        Some(queues) => open(queues.into()),
+        // One is enough where there cannot be more.
+        None => open(queues_of_this_machine()).or_else(|_| open(1)),
+    };
+    tun.map_err(|error| {
         let message = error.to_string();
         match error {
             TunError::NameTaken(_) => Error::new(
@@ -400,6 +419,11 @@ fn open_tun(config: &Config, mtu: u32) -> Result<Tun, Error> {
             TunError::Permission => {
                 Error::new(ErrorCode::TunDenied, message, "run it with sudo; in a container, add NET_ADMIN")
             }
+            TunError::SharedQueues => Error::new(
+                ErrorCode::InterfaceFailed,
+                message,
+                "set `queues = 1` where programs that are not trusted may open /dev/net/tun",
+            ),
             TunError::Other(_) => interface_failed(&message),
         }
     })

@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -183,6 +184,10 @@ fn hand_over(path: &Path, user: &ServiceUser) -> io::Result<()> {
     if !is_only_of(&directory.metadata()?, Uid::effective()) {
         return Err(io::Error::other("it is not root's any more"));
     }
+    // Looked at before by its path, which may have led elsewhere.
+    if let Some(name) = foreign_file(&path_of(&directory))? {
+        return Err(io::Error::other(format!("it also holds {name}")));
+    }
     for name in OUR_FILES {
         match fchownat(&directory, name, Some(user.uid()), Some(user.gid()), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => {}
@@ -210,6 +215,11 @@ fn is_only_of(metadata: &Metadata, owner: Uid) -> bool {
 /// What the operating system said.
 pub(super) fn open_directory(path: &Path, flags: OFlag) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags((OFlag::O_DIRECTORY | flags).bits()).open(path)
+}
+
+/// The path of an open directory, wherever it is now.
+pub(super) fn path_of(directory: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
 }
 
 /// Whoever else may write here could put links in the way of files that root opens.

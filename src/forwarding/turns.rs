@@ -6,6 +6,7 @@
 //! peer from before it seals the first packet until all are sent.
 
 use std::array;
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -15,6 +16,8 @@ use crate::identity::AgentId;
 const SHARES: usize = 64;
 /// Turns that one batch has at once, at most.
 const MOST: usize = 8;
+/// How long a turn is waited for at a time.
+const NAP: Duration = Duration::from_millis(1);
 
 /// The turns of all peers.
 #[derive(Debug)]
@@ -23,10 +26,12 @@ pub struct Turns {
 }
 
 /// What one batch has of them. It gives them back when it is dropped.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct HeldTurns<'a> {
     /// None where there is one queue only: it is always its turn.
     all: Option<&'a Turns>,
+    /// What else there is to do while a turn is waited for.
+    meanwhile: Option<&'a mut dyn FnMut()>,
     held: [Option<(usize, MutexGuard<'a, ()>)>; MOST],
 }
 
@@ -36,15 +41,20 @@ impl Default for Turns {
     }
 }
 
-impl Turns {
-    /// For one batch, which has none yet.
+impl<'a> HeldTurns<'a> {
+    /// For one batch, which has none yet. `meanwhile` is called every [`NAP`] while it waits for one.
     #[must_use]
-    pub fn for_batch(&self) -> HeldTurns<'_> {
-        HeldTurns { all: Some(self), held: Default::default() }
+    pub fn new(all: Option<&'a Turns>, meanwhile: &'a mut dyn FnMut()) -> Self {
+        Self { all, meanwhile: Some(meanwhile), held: Default::default() }
     }
-}
 
-impl HeldTurns<'_> {
+    /// Does what else there is to do.
+    pub fn meanwhile(&mut self) {
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile();
+        }
+    }
+
     /// Takes the turn with a peer. Waits for it only if the batch has no other: who has one never waits, so that no two
     /// can wait for each other. False: what is sealed must be sent first, and all given back.
     pub(super) fn take(&mut self, peer: &AgentId) -> bool {
@@ -54,17 +64,22 @@ impl HeldTurns<'_> {
     }
 
     fn take_share(&mut self, share: usize) -> bool {
-        let Some(all) = self.all else { return true };
+        let Some(turn) = self.all.map(|all| all.shares.get(share)) else { return true };
         if self.held.iter().flatten().any(|(held, _)| *held == share) {
             return true;
         }
         let is_first = self.held.iter().all(Option::is_none);
-        let (Some(turn), Some(room)) = (all.shares.get(share), self.held.iter_mut().find(|held| held.is_none())) else {
-            return false;
-        };
-        let taken = if is_first { Some(turn.lock()) } else { turn.try_lock() };
-        *room = taken.map(|guard| (share, guard));
-        room.is_some()
+        let (Some(turn), Some(room)) = (turn, self.held.iter().position(Option::is_none)) else { return false };
+        let mut taken = turn.try_lock();
+        while is_first && taken.is_none() {
+            self.meanwhile();
+            taken = turn.try_lock_for(NAP);
+        }
+        let is_taken = taken.is_some();
+        if let Some(room) = self.held.get_mut(room) {
+            *room = taken.map(|guard| (share, guard));
+        }
+        is_taken
     }
 
     /// Gives all back.
@@ -75,6 +90,8 @@ impl HeldTurns<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -86,7 +103,9 @@ mod tests {
     #[test]
     fn a_turn_is_one_batchs_until_it_is_given_back() {
         let turns = Turns::default();
-        let (mut first, mut second) = (turns.for_batch(), turns.for_batch());
+        let (mut idle, mut idle_too) = (|| {}, || {});
+        let (mut first, mut second) =
+            (HeldTurns::new(Some(&turns), &mut idle), HeldTurns::new(Some(&turns), &mut idle_too));
         assert!(first.take_share(1) && first.take_share(1), "a turn is taken once");
         assert!(second.take_share(2));
         assert!(!second.take_share(1) && !first.take_share(2), "who has a turn waits for none");
@@ -99,7 +118,8 @@ mod tests {
     #[test]
     fn a_batch_has_so_many_at_most() {
         let turns = Turns::default();
-        let mut batch = turns.for_batch();
+        let mut idle = || {};
+        let mut batch = HeldTurns::new(Some(&turns), &mut idle);
         assert_eq!((0..SHARES).filter(|share| batch.take_share(*share)).count(), MOST);
         assert!(batch.take_share(0) && !batch.take_share(63));
         batch.give_back();
@@ -107,14 +127,21 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "two threads are what is tested")]
-    fn the_first_turn_is_waited_for() {
-        let turns = Turns::default();
-        let mut held = turns.for_batch();
+    fn the_first_turn_is_waited_for_and_the_rest_goes_on_meanwhile() {
+        let (turns, busy) = (Turns::default(), AtomicUsize::new(0));
+        let mut idle = || {};
+        let mut held = HeldTurns::new(Some(&turns), &mut idle);
         assert!(held.take_share(1));
         std::thread::scope(|scope| {
-            let other = scope.spawn(|| turns.for_batch().take_share(1));
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            let other = scope.spawn(|| {
+                HeldTurns::new(Some(&turns), &mut || {
+                    busy.fetch_add(1, Ordering::Relaxed);
+                })
+                .take_share(1)
+            });
+            while busy.load(Ordering::Relaxed) < 3 {
+                std::thread::yield_now();
+            }
             assert!(!other.is_finished());
             held.give_back();
             assert!(other.join().unwrap());

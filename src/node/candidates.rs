@@ -31,13 +31,22 @@ pub(super) struct Told {
     sequence: u64,
     times: usize,
     /// Of the peer's newest list.
-    pub(super) theirs: u64,
+    theirs: u64,
+    /// Its list was heard in this session.
+    heard: bool,
     /// Since when lists are counted, and how many were taken since.
     window: Option<Time>,
     lists: u32,
 }
 
 impl Told {
+    /// Whether the peer has not said this, or something newer, before. One that was restarted with an earlier time of day
+    /// counts its lists from there, which shows in the first list of a session.
+    fn is_news(&mut self, sequence: u64) -> bool {
+        let first = !std::mem::replace(&mut self.heard, true);
+        sequence > self.theirs || (first && sequence < self.theirs)
+    }
+
     /// Whether one more list of the peer may be taken now.
     fn take_list(&mut self, now: Time) -> bool {
         if self.window.is_none_or(|since| now.since(since) >= LISTS_WINDOW) {
@@ -124,9 +133,9 @@ impl Node {
     }
 
     /// A session is new: what was told in an earlier one may not have been kept.
-    pub(super) fn forget_told(&mut self, id: AgentId) {
+    pub(super) fn session_is_new(&mut self, id: AgentId) {
         if let Some(link) = self.link_mut(id) {
-            link.told.sequence = 0;
+            (link.told.sequence, link.told.heard) = (0, false);
         }
     }
 
@@ -147,8 +156,8 @@ impl Node {
         }
         if self.send_control(now, id, &message) {
             self.timers.set(TimerKind::Candidates(id), again);
-        } else {
-            self.forget_told(id);
+        } else if let Some(link) = self.link_mut(id) {
+            link.told.sequence = 0;
         }
     }
 
@@ -164,7 +173,7 @@ impl Node {
         let usable = self.usable();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = &mut peer.link else { return };
-        if sequence <= link.told.theirs {
+        if !link.told.is_news(sequence) {
             return;
         }
         if !link.told.take_list(now.time) {
@@ -193,4 +202,33 @@ fn to_try(usable: Usable, candidate: &Candidate) -> Option<path::Candidate> {
     usable
         .contains(candidate.address)
         .then_some(path::Candidate { kind, route: path::Route::Direct(candidate.address) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::IdentityKey;
+    use crate::node::tests::{node, now};
+    use crate::trust::Grant;
+
+    #[test]
+    fn a_peer_whose_clock_went_back_is_heard_in_its_next_session() {
+        let key = IdentityKey::from_seed([1; 32]);
+        let mut row = crate::node::stored_for_tests(&key);
+        row.relation.grant = Grant::default();
+        row.relation.approve(6);
+        let (mut node, id) = (node(vec![row]), key.id());
+        let tell = |node: &mut Node, sequence, address: &str| {
+            let address: SocketAddr = address.parse().unwrap();
+            let told = [Candidate { kind: CandidateKind::Host, address }];
+            node.candidates_received(now(), id, sequence, &told, Mapping::Unknown);
+            node.peers[&id].addresses.contains(&address)
+        };
+        assert!(tell(&mut node, 1 << 41, "198.51.100.1:9"));
+        assert!(!tell(&mut node, (1 << 41) - 1, "198.51.100.2:9"), "an older list of the same session was taken");
+        node.session_established(now(), id);
+        assert!(!tell(&mut node, 1 << 41, "198.51.100.4:9"), "a list was taken twice");
+        node.session_established(now(), id);
+        assert!(tell(&mut node, 1 << 40, "198.51.100.3:9"));
+    }
 }

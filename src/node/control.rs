@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::clock::ToldClock;
 use super::limits::{HELLO_RATE, MESSAGE_RATE, backoff};
 use super::peer::{RecordSource, TheirAliases};
+use super::told_clock::ToldClock;
 use super::{Node, TimerKind, VERSIONS};
 use crate::forwarding::PeerPath;
 use crate::identity::{AgentId, TunnelPublic};

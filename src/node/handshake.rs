@@ -10,8 +10,11 @@ use crate::time::Now;
 use crate::tunnel::{CONTROL_OUTPUT_LEN, Initiation, OpenError, TunnelIndex, claimed_key, message_receiver};
 use crate::wire::classify::{DatagramKind, classify};
 
-/// How often what looks like a replay may make this side begin a handshake with the true peer.
+/// How often what looks like a replay may make this side begin a handshake with the true peer, where that does not answer.
 const STALE_ANSWER_INTERVAL: Duration = Duration::from_secs(300);
+/// A session that is younger works: what looks like a replay is a copy that was late, or one in fact. Of an older one the
+/// peer may know nothing any more. This bounds what somebody brings about who sends a recorded initiation again and again.
+const SURELY_WORKS: Duration = Duration::from_secs(10);
 
 impl Node {
     /// A datagram that no session authenticated. Whatever is wrong with it, nobody gets an answer.
@@ -85,12 +88,13 @@ impl Node {
         self.arm_tunnel_timer(id);
     }
 
-    /// A peer whose clock went back cannot begin a handshake: every initiation of it looks like a replay. If nothing
+    /// A peer whose clock went back cannot begin a handshake: every initiation of it looks like a replay. Unless something
     /// works between us, this side begins one, to the addresses it knows; a real replay gains nothing by that.
     fn stale_initiation(&mut self, now: Now, id: AgentId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = &peer.link else { return };
-        let works = link.shared.tunnel.lock().has_session(now.time) && !link.stopped;
+        let is_young = link.established.is_some_and(|at| now.time.since(at) < SURELY_WORKS);
+        let works = is_young && link.shared.tunnel.lock().has_session(now.time) && !link.stopped;
         let lately = peer.stale_answered.is_some_and(|at| now.time.since(at) < STALE_ANSWER_INTERVAL);
         if !works && !lately {
             peer.stale_answered = Some(now.time);
@@ -133,6 +137,8 @@ impl Node {
     /// Both sides can use the session now.
     pub(super) fn session_established(&mut self, now: Now, id: AgentId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        // It answers: a clock of it that is still behind keeps it from us no longer than this session lasts.
+        peer.stale_answered = None;
         let Some(link) = &mut peer.link else { return };
         self.counters.handshakes.increment();
         self.no_helpers = false;
@@ -149,7 +155,7 @@ impl Node {
             tracing::debug!(peer = %id.short(), conn, endpoint, "connected at");
         }
         self.flush_queue(now, id);
-        self.forget_told(id);
+        self.session_is_new(id);
         self.tell_candidates(now, id);
         self.send_hello(now, id);
         self.try_all_paths(now, id);

@@ -80,8 +80,9 @@ impl Node {
     /// What others' clocks say of this host's: those of trusted peers and of this agent's servers. It takes more than half
     /// of them to say that this one is wrong, or one where there is no other.
     fn clock_behind_s(&self, now: Now) -> i64 {
-        let peers = self.peers.values().filter(|peer| peer.trusted).filter_map(|peer| peer.link.as_ref()?.clock);
-        let mut told: Vec<i64> = peers.map(|clock| clock.ahead_s(now)).chain(self.server_clocks(now)).collect();
+        let peers = self.peers.values().filter(|peer| peer.trusted);
+        let peers = peers.filter_map(|peer| peer.link.as_ref()?.clock?.ahead_s(now));
+        let mut told: Vec<i64> = peers.chain(self.server_clocks(now)).collect();
         told.sort_unstable_by_key(|seconds| seconds.unsigned_abs());
         match told.get(told.len().saturating_sub(1) / 2) {
             Some(middle) if middle.unsigned_abs() > CLOCK_TOLERANCE_S => *middle,
@@ -96,7 +97,11 @@ impl Node {
         let told = self.peers.values().filter(|peer| peer.trusted && peer.record_source == RecordSource::Session);
         let told = told.map(|peer| peer.record.record());
         let ahead_of_us = told.chain(self.server_records()).map(|record| behind_s(now, record)).max().unwrap_or(0);
-        let behind_us = self.expired_answers(now).max().unwrap_or(0);
+        // Whoever is in session shows its record in each, and renews it long before its end.
+        let in_session = self.peers.values().filter(|peer| peer.trusted && self.in_session(now, peer.id));
+        let over = in_session.map(|peer| now.unix_s().saturating_sub(peer.record.record().expires));
+        let over = over.filter(|seconds| *seconds > CLOCK_TOLERANCE_S);
+        let behind_us = self.expired_answers(now).chain(over).max().unwrap_or(0);
         let signed = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
         if ahead_of_us > 0 { signed(ahead_of_us) } else { -signed(behind_us) }
     }

@@ -15,7 +15,7 @@
 //! The life of one peer is `peer`. Handshakes with it are in `handshake`, first contact in `introduction`, messages
 //! inside the session in `control`, its paths in `paths`, `mtu`, `relays`, `candidates` and `hard_nat`. Sessions with
 //! rendezvous servers are in `servers`, how this host looks from outside in `netcheck`. What users ask for is in `commands`,
-//! what they are told in `report` and `health`.
+//! what they are told in `report` and `health`. What follows when the host's clock is set is in `clock`.
 
 mod addresses;
 mod candidates;
@@ -39,6 +39,7 @@ mod servers;
 mod stored;
 mod table_sizes;
 mod timers;
+mod told_clock;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -255,6 +256,8 @@ pub struct Node {
     fib: Arc<Fib>,
     fib_changed: bool,
     started: Time,
+    /// By how much the wall clock was ahead of the other one when that was looked at last, milliseconds.
+    clock_offset_ms: i64,
 }
 
 impl Node {
@@ -311,6 +314,7 @@ impl Node {
             fib: Arc::new(Fib::new(ipv6, own_ipv4, range, [])),
             fib_changed: true,
             started: now.time,
+            clock_offset_ms: clock::offset_ms(now),
         };
         node.outputs.push_back(Output::StoreSequence(node.record.record().sequence));
         node.timers.set(TimerKind::RecordRenewal, Some(now.time + RECORD_RENEWAL));
@@ -352,6 +356,7 @@ impl Node {
 
     /// Takes what happened. Drain the outputs afterwards.
     pub fn handle_input(&mut self, now: Now, input: Input) {
+        self.check_clock(now);
         match input {
             Input::Notice(notice) => self.handle_notice(now, notice),
             Input::Stranger(datagram) => self.handle_stranger(now, &datagram),
@@ -390,10 +395,13 @@ impl Node {
         std::mem::take(&mut self.session_erased)
     }
 
-    /// Says goodbye to every peer with a session. The last call; drain the outputs afterwards.
+    /// Says goodbye to every peer and server with a session. The last call; drain the outputs afterwards.
     pub fn shut_down(&mut self, now: Now) {
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             self.send_goodbye(now, id, crate::wire::control::GoodbyeReason::Shutdown);
+        }
+        for id in self.servers.keys().copied().collect::<Vec<_>>() {
+            self.leave_server(now, id);
         }
     }
 
@@ -444,14 +452,6 @@ impl Node {
         self.own_candidates_changed(now);
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             self.network_changed_for(now, id);
-        }
-    }
-
-    /// Renews the record if its end is not plausible: it was made with a clock that has been set since.
-    fn check_record(&mut self, now: Now) {
-        let left = self.record.record().expires.saturating_sub(now.unix_s());
-        if left == 0 || left > RECORD_LIFETIME.as_secs() {
-            self.renew_record(now);
         }
     }
 

@@ -17,11 +17,11 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use super::candidates::Told;
-use super::clock::ToldClock;
 use super::hard_nat::Search;
 use super::limits::{HELLO_RATE, HINT_RATE, MESSAGE_RATE, PEER_PROBE_RATE};
 use super::relays::RelayLeg;
 use super::stored::StoredPeer;
+use super::told_clock::ToldClock;
 use super::{Node, Output, TimerKind};
 use crate::api::TrustState;
 use crate::forwarding::{FibPeer, Ipv4Aliases, PeerPath, SharedPeer, WAITING_PACKETS};

@@ -16,8 +16,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::clock::ToldClock;
 use super::limits::{MAX_SERVER_ADDRESSES, MAX_SERVERS, MESSAGE_RATE, RECORD_REQUEST_RATE, backoff};
+use super::told_clock::ToldClock;
 use super::{Node, Output, TimerKind};
 use crate::forwarding::{FibPeer, PeerPath, SharedPeer, StrangerDatagram};
 use crate::identity::{AgentId, RendezvousRef, SignedRecord, TunnelPublic, overlay_ipv6};
@@ -456,6 +456,7 @@ impl Node {
     }
 
     fn register(&mut self, now: Now, id: AgentId, everywhere: bool) {
+        self.check_record(now);
         let Some(link) = self.servers.get_mut(&id).and_then(|server| server.link.as_mut()) else { return };
         let first = link.asked.map_or(now.time, |(first, _)| first);
         link.asked = Some((first, now.time));

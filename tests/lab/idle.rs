@@ -43,6 +43,11 @@ pub(crate) fn resident_kib(pid: u32) -> u64 {
     number(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap(), "VmRSS:")
 }
 
+/// The same without what is read from files, such as the program itself, a page of which comes in when it is first used.
+pub(crate) fn own_memory_kib(pid: u32) -> u64 {
+    number(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap(), "RssAnon:")
+}
+
 /// The sum of the numbers behind every line that names `what`.
 fn number(status: &str, what: &str) -> u64 {
     let lines = status.lines().filter(|line| line.contains(what));

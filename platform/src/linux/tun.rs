@@ -192,6 +192,9 @@ fn open_single(options: &TunOptions) -> Result<(Vec<OwnedFd>, String), TunError>
     Ok((vec![fd], name))
 }
 
+/// Queues that the kernel gives one device, at most, those included that are put aside (`MAX_TAP_QUEUES`).
+const MOST_KERNEL_QUEUES: usize = 256;
+
 /// A device with several queues, which the library does not make. The MTU is left to whoever configures the interface.
 fn open_queues(options: &TunOptions, count: usize) -> Result<(Vec<OwnedFd>, String), TunError> {
     let refused = |errno: Errno| classify(errno.into(), options);
@@ -211,19 +214,21 @@ fn open_queues(options: &TunOptions, count: usize) -> Result<(Vec<OwnedFd>, Stri
         attach(&fd, &name, 0).map_err(refused)?;
         queues.push(fd);
     }
-    match queues_of(&name) {
-        // Somebody was there before it had an owner.
-        Ok(found) if found != count => Err(TunError::Other(io::ErrorKind::AddrInUse.into())),
-        // What /sys shows may be another network's than this process's.
-        _ => Ok((queues, name)),
+    // Somebody may have taken a queue before it had an owner, and have it back later: such ones are counted nowhere, but
+    // they leave less room for others.
+    let mut others = Vec::with_capacity(MOST_KERNEL_QUEUES - count);
+    let full = loop {
+        let fd = opened()?;
+        match attach(&fd, &name, 0) {
+            Ok(_) if others.len() + count >= MOST_KERNEL_QUEUES => break false,
+            Ok(_) => others.push(fd),
+            Err(errno) => break errno == Errno::E2BIG,
+        }
+    };
+    match full && others.len() + count == MOST_KERNEL_QUEUES {
+        true => Ok((queues, name)),
+        false => Err(TunError::SharedQueues),
     }
-}
-
-/// Queues that are attached to the device.
-fn queues_of(name: &str) -> io::Result<usize> {
-    let entries = std::fs::read_dir(format!("/sys/class/net/{name}/queues"))?;
-    let names = entries.collect::<io::Result<Vec<_>>>()?;
-    Ok(names.iter().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"tx-")).count())
 }
 
 /// Makes `fd` a queue of the device of this name; with `IFF_TUN_EXCL` it must not be there, and is made. Returns the name.

@@ -8,6 +8,7 @@ use crate::api::RendezvousStatus;
 use crate::identity::{AgentId, AgentRecord, RendezvousRef, SignedRecord};
 use crate::node::Node;
 use crate::time::Now;
+use crate::wire::control::{ControlMessage, GoodbyeReason};
 
 impl Node {
     /// There is a new record to register, if there is a session.
@@ -15,6 +16,14 @@ impl Node {
         if self.servers.get(&id).is_some_and(|server| server.endpoint().is_some()) {
             self.register(now, id, false);
             self.server_timer(now, id);
+        }
+    }
+
+    /// This agent stops, and the server need not wait for it.
+    pub(in crate::node) fn leave_server(&mut self, now: Now, id: AgentId) {
+        let goodbye = ControlMessage::Goodbye { reason: GoodbyeReason::Shutdown };
+        if let Some(datagram) = self.seal_for_server(now, id, &goodbye) {
+            self.transmit_to_server(id, &datagram, false);
         }
     }
 
@@ -40,7 +49,7 @@ impl Node {
     /// By how many seconds the clocks of this agent's own servers are ahead of its own.
     pub(in crate::node) fn server_clocks(&self, now: Now) -> impl Iterator<Item = i64> {
         let own = self.servers.values().filter(|server| !server.is_borrowed());
-        own.filter_map(move |server| Some(server.link.as_ref()?.clock?.ahead_s(now)))
+        own.filter_map(move |server| server.link.as_ref()?.clock?.ahead_s(now))
     }
 
     /// For how many seconds the records have been over by which this agent's own servers answered.

@@ -33,7 +33,11 @@ pub(crate) struct Agent<'lab> {
 impl<'lab> Agent<'lab> {
     /// An agent that was never up.
     pub(crate) fn new(host: &'lab Host) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::with_directory(host, tempfile::tempdir().unwrap())
+    }
+
+    /// The same with its state in this directory.
+    pub(crate) fn with_directory(host: &'lab Host, directory: tempfile::TempDir) -> Self {
         let socket = directory.path().join("agentnet.sock");
         Self {
             host,
@@ -133,9 +137,18 @@ impl<'lab> Agent<'lab> {
 
     /// Ends the process as a crash would.
     pub(crate) fn kill9(&self) {
+        self.end("KILL");
+    }
+
+    /// Ends the process as a service manager does.
+    pub(crate) fn terminate(&self) {
+        self.end("TERM");
+    }
+
+    fn end(&self, name: &str) {
         assert!(self.is_up.swap(false, Ordering::Relaxed), "the agent on host {} is not up", self.host.name);
         let pid = self.pid();
-        signal("KILL", pid);
+        signal(name, pid);
         wait_until(&format!("process {pid} is gone"), SOON, || !is_alive(pid));
     }
 

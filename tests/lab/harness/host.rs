@@ -29,6 +29,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("tmux", "tmux"),
     ("miniupnpd", "miniupnpd-nftables"),
+    ("strace", "strace"),
+    ("gcc", "gcc"),
 ];
 
 /// The interpreter of the distribution, the one its gRPC package belongs to.

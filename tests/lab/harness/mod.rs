@@ -41,7 +41,7 @@ pub(crate) use internet::{Internet, Place};
 pub(crate) use link::{Link, Shape};
 pub(crate) use load::Load;
 pub(crate) use nat::Nat;
-pub(crate) use process::{Finished, Program, run};
+pub(crate) use process::{Finished, Program, run, signal};
 use router::Router;
 pub(crate) use server::Server;
 pub(crate) use snapshot::Snapshot;

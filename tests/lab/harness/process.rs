@@ -140,7 +140,7 @@ impl Drop for Program {
 }
 
 /// Sends a signal to one process.
-pub(super) fn signal(name: &str, pid: u32) {
+pub(crate) fn signal(name: &str, pid: u32) {
     let _ = Command::new("kill").args(["-s", name, "--", &pid.to_string()]).stderr(Stdio::null()).status();
 }
 

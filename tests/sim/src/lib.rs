@@ -56,6 +56,8 @@ pub struct World {
     schedule: Schedule,
     buffers: Buffers,
     elapsed: Duration,
+    /// By how many seconds the wall clocks of some hosts are ahead.
+    clocks: BTreeMap<HostId, i64>,
     fingerprint: u64,
     rng: SimRng,
     /// Prints the seed when a test panics.
@@ -94,6 +96,7 @@ impl World {
             schedule: Schedule::default(),
             buffers: Buffers::default(),
             elapsed: Duration::ZERO,
+            clocks: BTreeMap::new(),
             fingerprint: 0,
             rng,
             _replay: None,
@@ -143,7 +146,7 @@ impl World {
     pub fn restart_server(&mut self, server: usize) {
         self.kill_server(server);
         self.advance(RESTART_TIME);
-        let now = self.now();
+        let now = self.now_at(self.servers[server].at());
         self.servers[server].restart(now);
         self.settle();
     }
@@ -205,7 +208,7 @@ impl World {
     }
 
     fn tell_addresses(&mut self, host: usize) {
-        let (now, addresses) = (self.now(), self.net.addresses(self.hosts[host].at()));
+        let (now, addresses) = (self.now_on(host), self.net.addresses(self.hosts[host].at()));
         self.hosts[host].addresses_changed(now, &addresses);
         self.settle();
     }
@@ -221,7 +224,7 @@ impl World {
     pub fn restart(&mut self, host: usize) {
         self.kill(host);
         self.advance(RESTART_TIME);
-        let now = self.now();
+        let now = self.now_on(host);
         self.hosts[host].restart(now, &self.net);
         self.settle();
     }
@@ -251,7 +254,7 @@ impl World {
 
     /// A user's request on one host.
     pub fn command(&mut self, host: usize, command: Command) -> Result<Reply, agentnet::api::Error> {
-        let now = self.now();
+        let now = self.now_on(host);
         let result = self.hosts[host].node.command(now, command);
         self.settle();
         result
@@ -259,7 +262,7 @@ impl World {
 
     /// `trust request` with the other host's ticket.
     pub fn request(&mut self, from: usize, to: usize, ports: Option<&str>, ttl_s: Option<u64>) {
-        let now = self.now();
+        let now = self.now_on(to);
         let peer = self.hosts[to].node.ticket(now).unwrap().to_string();
         let body = TrustRequestBody { peer, reason: Some("test".into()), ports: ports.map(Into::into), ttl_s };
         self.command(from, Command::TrustRequest(body)).unwrap();
@@ -281,7 +284,7 @@ impl World {
     /// What one host has decided about another.
     pub fn trust_state(&self, host: usize, of: usize) -> TrustState {
         let id = self.hosts[of].node.id();
-        let list = self.hosts[host].node.trust_list(self.now(), false);
+        let list = self.hosts[host].node.trust_list(self.now_on(host), false);
         list.peers.iter().find(|peer| peer.id == id).map_or(TrustState::None, |peer| peer.trust)
     }
 
@@ -318,7 +321,7 @@ impl World {
 
     /// A program on `host` sends this packet.
     pub fn send(&mut self, host: usize, packet: &[u8]) {
-        let now = self.now();
+        let now = self.now_on(host);
         self.hosts[host].program_sends(now, packet, &mut self.buffers);
         self.settle();
     }

@@ -27,6 +27,34 @@ impl World {
         Now { time: Time::from_origin(self.elapsed), unix_ms }
     }
 
+    /// The time on an agent's host, whose wall clock may be wrong.
+    pub fn now_on(&self, host: usize) -> Now {
+        self.now_at(self.hosts[host].at())
+    }
+
+    /// From now on the wall clock of an agent's host is so many seconds ahead of the others', or behind if negative.
+    pub fn set_clock(&mut self, host: usize, ahead_s: i64) {
+        self.clocks.insert(self.hosts[host].at(), ahead_s);
+    }
+
+    /// The same for a server's host.
+    pub fn set_server_clock(&mut self, server: usize, ahead_s: i64) {
+        self.clocks.insert(self.servers[server].at(), ahead_s);
+    }
+
+    /// The time on a host, which what runs there from now on is told by the session library's clocks as well.
+    pub(crate) fn now_at(&self, host: HostId) -> Now {
+        let ahead_s = self.clocks.get(&host).copied().unwrap_or(0);
+        let seconds = Duration::from_secs(ahead_s.unsigned_abs());
+        let wall_clock = match ahead_s {
+            0.. => self.wall_clock() + seconds,
+            _ => self.wall_clock().saturating_sub(seconds),
+        };
+        set_wall_clock(Some(wall_clock));
+        let unix_ms = u64::try_from(wall_clock.as_millis()).expect("a run of fewer than half a billion years");
+        Now { unix_ms, ..self.now() }
+    }
+
     /// Time since the beginning, the time of [`World::net`].
     pub fn elapsed(&self) -> Duration {
         self.elapsed
@@ -99,16 +127,17 @@ impl World {
     }
 
     fn run_instant(&mut self) -> usize {
-        let (now, mut wakeups) = (self.now(), 0);
+        let mut wakeups = 0;
         for _ in 0..SETTLE_LIMIT {
             for delivery in self.net.deliver_until(self.elapsed) {
-                self.deliver(now, &delivery);
+                self.deliver(self.now_at(delivery.host), &delivery);
             }
-            let ready = self.schedule.take_ready(now.time);
+            let ready = self.schedule.take_ready(self.now().time);
             if ready.is_empty() {
+                self.set_clocks();
                 return wakeups;
             }
-            wakeups += ready.into_iter().map(|id| self.run_machine(now, id)).sum::<usize>();
+            wakeups += ready.into_iter().map(|id| self.run_machine(self.now_at(id), id)).sum::<usize>();
         }
         panic!("the hosts never stop talking");
     }
