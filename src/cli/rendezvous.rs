@@ -22,7 +22,7 @@ const BYTES_PER_MBIT: u32 = 125_000;
                         in /var/lib/agentnet-rendezvous unless --state-dir names another directory."
 )]
 pub(super) struct Args {
-    /// Where to listen, once per IP version [default: 0.0.0.0:41641 and [::]:41641]; the port above is used too
+    /// Where to listen, once per IP version [default: all addresses, port 41641]; the port above is used too
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<SocketAddr>,
     /// Where others reach it, once per IP version [default: where it listens, or the host's addresses]

@@ -4,7 +4,7 @@
 //!    agent has to reach later; where it is not, root it stays, and that is told.
 //! 2. State is opened with that user's rights ([`Rights::act`]); device, sockets and routes are root's to open.
 //! 3. [`Rights::reduce`]: the user for good, and of root's capabilities the one to administer the network.
-//! 4. [`confine`]: no files but its own and those of the name service, no system calls but those it makes.
+//! 4. [`confine`](mod@confine): no files but its own and those of the name service, no system calls but those it makes.
 //!
 //! All of that before the first packet of the network is read and before the first thread is started. `docs/privileges.md`
 //! has it for people.

@@ -42,7 +42,7 @@ impl Default for Turns {
 }
 
 impl<'a> HeldTurns<'a> {
-    /// For one batch, which has none yet. `meanwhile` is called every [`NAP`] while it waits for one.
+    /// For one batch, which has none yet. `meanwhile` is called again and again while it waits for a turn.
     #[must_use]
     pub fn new(all: Option<&'a Turns>, meanwhile: &'a mut dyn FnMut()) -> Self {
         Self { all, meanwhile: Some(meanwhile), held: Default::default() }

@@ -138,7 +138,7 @@ pub struct HardNatReport {
     pub found: bool,
 }
 
-/// The attempts to reach one peer. See the [module](self) for how to drive it.
+/// The attempts to reach one peer. The head of the module says how to drive it.
 #[derive(Debug, Default)]
 pub struct HardNat {
     running: Option<Running>,

@@ -82,7 +82,7 @@ pub struct MtuProbe {
     pub length: u16,
 }
 
-/// The path MTUs towards one peer. See the [module](self) for how to drive it.
+/// The path MTUs towards one peer. The head of the module says how to drive it.
 #[derive(Debug)]
 pub struct PathMtus {
     /// MTU of the interface: no packet is longer.
