@@ -43,20 +43,16 @@ counters! {
     Counters:
     /// Packets taken from the interface and sealed.
     tx_packets,
-    /// Bytes of those packets.
-    tx_bytes,
+    /// Bytes of those packets that went directly.
+    tx_direct_bytes,
     /// Packets opened and written to the interface.
     rx_packets,
-    /// Bytes of those packets.
-    rx_bytes,
-    /// Those of the bytes sent that went through a relay.
-    tx_relayed_bytes,
-    /// Those of the bytes received that came through a relay.
-    rx_relayed_bytes,
-    /// Those of the bytes sent that went directly.
-    tx_direct_bytes,
-    /// Those of the bytes received that came directly.
+    /// Bytes of those packets that came directly.
     rx_direct_bytes,
+    /// Bytes of packets sealed that went through a relay.
+    tx_relayed_bytes,
+    /// Bytes of packets opened that came through a relay.
+    rx_relayed_bytes,
     /// Datagrams received.
     rx_datagrams,
     /// Datagrams handed to the kernel.
@@ -283,6 +279,20 @@ counters! {
     drop_records_evicted,
     /// Log lines left out: too many of a kind.
     drop_log_lines,
+}
+
+impl Counters {
+    /// Packets were sealed, of so many bytes together.
+    pub fn sealed(&self, packets: u64, bytes: u64, relayed: bool) {
+        self.tx_packets.add(packets);
+        if relayed { &self.tx_relayed_bytes } else { &self.tx_direct_bytes }.add(bytes);
+    }
+
+    /// A packet of so many bytes was opened, and goes to the interface.
+    pub fn opened(&self, bytes: u64, relayed: bool) {
+        self.rx_packets.increment();
+        if relayed { &self.rx_relayed_bytes } else { &self.rx_direct_bytes }.add(bytes);
+    }
 }
 
 /// One counter.

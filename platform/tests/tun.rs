@@ -303,7 +303,17 @@ fn become_user(user: u32) {
 /// Asks for a queue of the interface.
 fn attach(file: &File, name: &str) -> Result<(), ErrorKind> {
     const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    ask(file, TUNSETIFF, name, libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE)
+}
+
+/// Puts a queue aside: it is not counted, and can be had back.
+fn put_aside(file: &File) {
+    const TUNSETQUEUE: libc::c_ulong = 0x4004_54d9;
+    const IFF_DETACH_QUEUE: libc::c_int = 0x0400;
+    ask(file, TUNSETQUEUE, "", IFF_DETACH_QUEUE).unwrap();
+}
+
+fn ask(file: &File, what: libc::c_ulong, name: &str, flags: libc::c_int) -> Result<(), ErrorKind> {
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags as libc::c_short },
@@ -312,20 +322,8 @@ fn attach(file: &File, name: &str) -> Result<(), ErrorKind> {
         *to = from as libc::c_char;
     }
     // SAFETY: the request is a whole `ifreq` that outlives the call.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) };
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), what, &raw mut request) };
     if result == 0 { Ok(()) } else { Err(Error::last_os_error().kind()) }
-}
-
-/// Puts a queue aside: it is not counted, and can be had back.
-fn put_aside(file: &File) {
-    const TUNSETQUEUE: libc::c_ulong = 0x4004_54d9;
-    const IFF_DETACH_QUEUE: libc::c_int = 0x0400;
-    let mut request = libc::ifreq {
-        ifr_name: [0; libc::IFNAMSIZ],
-        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: IFF_DETACH_QUEUE as libc::c_short },
-    };
-    // SAFETY: the request is a whole `ifreq` that outlives the call.
-    unsafe { libc::ioctl(file.as_raw_fd(), TUNSETQUEUE, &raw mut request) };
 }
 
 fn open_device() -> File {

@@ -332,7 +332,7 @@ pub struct Config {
     pub log_format: Setting<LogFormat>,
     /// Interface MTU in bytes; chosen by the agent when absent.
     pub mtu: Setting<Option<u16>>,
-    /// Queues of the interface.
+    /// Queues of the interface; chosen by the agent when absent.
     pub queues: Setting<Option<u16>>,
     /// The user an agent of root becomes; `root` for none.
     pub user: Setting<String>,

@@ -190,7 +190,7 @@ fn queues(text: &str) -> Result<Option<u16>, Refusal> {
         Ok(queues) if (1..=MAX_QUEUES).contains(&queues) => Ok(Some(queues)),
         _ => refuse(
             format!("{text:?} is not a number of queues"),
-            format!("it goes from 1 to {MAX_QUEUES}; leave it out to let the agent choose"),
+            format!("it goes from 1 to {MAX_QUEUES}; leave it out to let the agent choose by the number of processors"),
         ),
     }
 }

@@ -18,7 +18,7 @@ use agentnet_platform::confine::{self, Acting, ConfineError, FileLimits, Files, 
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::unistd::{AccessFlags, Uid, User, faccessat};
 
-use super::state_dir::{foreign_file, is_owned_by, open_directory, path_of};
+use super::state_dir::{foreign_file, is_only_of, is_owned_by, open_to_give, path_of};
 use crate::api::{Error, ErrorCode, HealthEntry};
 use crate::config::{Config, DEFAULT_SOCKET, Origin};
 
@@ -286,7 +286,7 @@ fn prepare(user: &ServiceUser, config: &Config) -> Result<(), Obstacle> {
     let given = match fs::metadata(socket_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => make_for(user, socket_dir),
         // Made by an agent that stayed root, or at boot.
-        Ok(found) if is_default && found.uid() == 0 && found.mode() & 0o022 == 0 => give(user, socket_dir, None),
+        Ok(found) if is_default && is_only_of(&found, Uid::effective()) => give(user, socket_dir, None),
         Ok(_) => {
             let why = format!("{} may not remove the control socket from {}", user.name(), socket_dir.display());
             return Err(Obstacle::new(
@@ -333,11 +333,7 @@ fn make_for(user: &ServiceUser, directory: &Path) -> io::Result<()> {
 /// Gives the user a directory of root's; one with a mode was made for it, and is empty. One that somebody has put in its
 /// place meanwhile, or a link, stays as it is.
 fn give(user: &ServiceUser, directory: &Path, mode: Option<u32>) -> io::Result<()> {
-    let opened = open_directory(directory, OFlag::O_NOFOLLOW)?;
-    let metadata = opened.metadata()?;
-    if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
-        return Err(io::Error::other("it is not root's any more"));
-    }
+    let opened = open_to_give(directory, OFlag::O_NOFOLLOW)?;
     if let Some(mode) = mode {
         if fs::read_dir(path_of(&opened))?.next().is_some() {
             return Err(io::Error::other("it is not the empty one that was made"));

@@ -39,8 +39,8 @@ use crate::node::{Node, NodeConfig};
 const OPEN_FILES: u64 = 4096;
 /// Socket buffers, bytes: what arrives at 10 Gb/s in 1.6 ms. The kernel's limit may allow less.
 const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
-/// Queues of the interface, unless the configuration says how many: more were never measured.
-const MOST_QUEUES_UNASKED: usize = 4;
+/// Queues without being asked: programs and the kernel need processors too.
+const MOST_USUAL_QUEUES: usize = 4;
 /// Routing tables of agents that are not the first on their host: this plus the UDP port.
 const TABLE_BASE: u32 = 0x6161_0000;
 
@@ -390,12 +390,6 @@ fn choose_range(
     Ok(free)
 }
 
-/// Two threads each, and the programs need processors too.
-fn queues_of_this_machine() -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    (processors / 2).clamp(1, MOST_QUEUES_UNASKED)
-}
-
 fn open_tun(config: &Config, mtu: u32) -> Result<Tun, Error> {
     let open = |queues| {
         let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
@@ -404,7 +398,10 @@ fn open_tun(config: &Config, mtu: u32) -> Result<Tun, Error> {
     let tun = match config.queues.value {
         Some(queues) => open(queues.into()),
         // One is enough where there cannot be more.
-        None => open(queues_of_this_machine()).or_else(|_| open(1)),
+        None => match usual_queues() {
+            1 => open(1),
+            more => open(more).or_else(|_| open(1)),
+        },
     };
     tun.map_err(|error| {
         let message = error.to_string();
@@ -427,6 +424,12 @@ fn open_tun(config: &Config, mtu: u32) -> Result<Tun, Error> {
             TunError::Other(_) => interface_failed(&message),
         }
     })
+}
+
+/// One queue keeps two processors busy: one with what is sent, one with what comes in.
+fn usual_queues() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).clamp(1, MOST_USUAL_QUEUES)
 }
 
 fn unreadable_peers(loaded: &Loaded) -> Option<HealthEntry> {

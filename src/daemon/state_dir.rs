@@ -180,10 +180,7 @@ pub(super) fn foreign_file(path: &Path) -> io::Result<Option<String>> {
 /// Gives the directory of an agent of root to another user. Until its end nobody but root can write there, and it is the
 /// same directory all the time, whatever its path leads to meanwhile.
 fn hand_over(path: &Path, user: &ServiceUser) -> io::Result<()> {
-    let directory = open_directory(path, OFlag::empty())?;
-    if !is_only_of(&directory.metadata()?, Uid::effective()) {
-        return Err(io::Error::other("it is not root's any more"));
-    }
+    let directory = open_to_give(path, OFlag::empty())?;
     // Looked at before by its path, which may have led elsewhere.
     if let Some(name) = foreign_file(&path_of(&directory))? {
         return Err(io::Error::other(format!("it also holds {name}")));
@@ -205,16 +202,20 @@ pub(super) fn is_owned_by(path: &Path, owner: Uid) -> Result<bool, Error> {
     Ok(is_only_of(&metadata, owner))
 }
 
-fn is_only_of(metadata: &Metadata, owner: Uid) -> bool {
+pub(super) fn is_only_of(metadata: &Metadata, owner: Uid) -> bool {
     metadata.uid() == owner.as_raw() && metadata.permissions().mode() & 0o022 == 0
 }
 
-/// Opens a directory to change whose it is, and nothing else.
+/// Opens a directory of root's, who this is, to give it to another user.
 ///
 /// # Errors
-/// What the operating system said.
-pub(super) fn open_directory(path: &Path, flags: OFlag) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags((OFlag::O_DIRECTORY | flags).bits()).open(path)
+/// What the operating system said, or that it is somebody else's.
+pub(super) fn open_to_give(path: &Path, flags: OFlag) -> io::Result<File> {
+    let directory = OpenOptions::new().read(true).custom_flags((OFlag::O_DIRECTORY | flags).bits()).open(path)?;
+    match is_only_of(&directory.metadata()?, Uid::effective()) {
+        true => Ok(directory),
+        false => Err(io::Error::other("it is not root's any more")),
+    }
 }
 
 /// The path of an open directory, wherever it is now.

@@ -164,12 +164,7 @@ impl Inbound {
                 if opens_tcp {
                     clamp_mss(packet, run.peer.shared.path_mtu());
                 }
-                self.counters.rx_packets.increment();
-                self.counters.rx_bytes.add(len as u64);
-                match path.relay.is_some() {
-                    true => self.counters.rx_relayed_bytes.add(len as u64),
-                    false => self.counters.rx_direct_bytes.add(len as u64),
-                }
+                self.counters.opened(len as u64, path.relay.is_some());
                 run.peer.shared.counters.rx_bytes.fetch_add(len as u64, Ordering::Relaxed);
                 Some(len)
             }

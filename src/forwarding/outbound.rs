@@ -253,12 +253,7 @@ impl Outbound {
         if longest > LEAST_PATH_MTU && !sending.in_fragments {
             run.peer.shared.mark_long_sent();
         }
-        self.counters.tx_packets.add(count);
-        self.counters.tx_bytes.add(bytes);
-        match path.is_some_and(|path| path.relay.is_some()) {
-            true => self.counters.tx_relayed_bytes.add(bytes),
-            false => self.counters.tx_direct_bytes.add(bytes),
-        }
+        self.counters.sealed(count, bytes, path.is_some_and(|path| path.relay.is_some()));
         run.peer.shared.counters.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 

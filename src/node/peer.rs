@@ -522,14 +522,10 @@ impl Node {
         for packet in packets {
             let len = packet.len() as u64;
             if self.send_sealed(now, id, &packet) {
-                self.counters.tx_packets.increment();
-                self.counters.tx_bytes.add(len);
                 if let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) {
                     link.shared.counters.tx_bytes.fetch_add(len, Ordering::Relaxed);
-                    match link.shared.path.load().as_ref().is_some_and(|path| path.relay.is_some()) {
-                        true => self.counters.tx_relayed_bytes.add(len),
-                        false => self.counters.tx_direct_bytes.add(len),
-                    }
+                    let relayed = link.shared.path.load().as_ref().is_some_and(|path| path.relay.is_some());
+                    self.counters.sealed(1, len, relayed);
                 }
             } else {
                 self.counters.drop_out_no_session.increment();

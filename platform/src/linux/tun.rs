@@ -198,37 +198,30 @@ const MOST_KERNEL_QUEUES: usize = 256;
 /// A device with several queues, which the library does not make. The MTU is left to whoever configures the interface.
 fn open_queues(options: &TunOptions, count: usize) -> Result<(Vec<OwnedFd>, String), TunError> {
     let refused = |errno: Errno| classify(errno.into(), options);
-    let opened = || {
-        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        open(DEVICE, flags, Mode::empty()).map_err(refused)
+    let queue = |name: &str, exclusive| {
+        let fd = open(DEVICE, OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())?;
+        attach(&fd, name, exclusive).map(|name| (fd, name))
     };
-    let first = opened()?;
     let pattern = options.name.as_deref().unwrap_or(NAME_PATTERN);
-    let name = attach(&first, pattern, libc::IFF_TUN_EXCL).map_err(refused)?;
+    let (first, name) = queue(pattern, libc::IFF_TUN_EXCL).map_err(refused)?;
     // A device that belongs to nobody takes queues of everybody who may open /dev/net/tun.
     // SAFETY: TUNSETOWNER takes its argument by value and touches no memory of ours.
     unsafe { tun_set_owner(first.as_raw_fd(), geteuid().as_raw().into()) }.map_err(refused)?;
-    let mut queues = vec![first];
-    while queues.len() < count {
-        let fd = opened()?;
-        attach(&fd, &name, 0).map_err(refused)?;
-        queues.push(fd);
-    }
     // Somebody may have taken a queue before it had an owner, and have it back later: such ones are counted nowhere, but
     // they leave less room for others.
-    let mut others = Vec::with_capacity(MOST_KERNEL_QUEUES - count);
-    let full = loop {
-        let fd = opened()?;
-        match attach(&fd, &name, 0) {
-            Ok(_) if others.len() + count >= MOST_KERNEL_QUEUES => break false,
-            Ok(_) => others.push(fd),
-            Err(errno) => break errno == Errno::E2BIG,
+    let mut queues = vec![first];
+    while queues.len() <= MOST_KERNEL_QUEUES {
+        match queue(&name, 0) {
+            Ok((fd, _)) => queues.push(fd),
+            Err(Errno::E2BIG) => break,
+            Err(errno) => return Err(refused(errno)),
         }
-    };
-    match full && others.len() + count == MOST_KERNEL_QUEUES {
-        true => Ok((queues, name)),
-        false => Err(TunError::SharedQueues),
     }
+    if queues.len() != MOST_KERNEL_QUEUES {
+        return Err(TunError::SharedQueues);
+    }
+    queues.truncate(count);
+    Ok((queues, name))
 }
 
 /// Makes `fd` a queue of the device of this name; with `IFF_TUN_EXCL` it must not be there, and is made. Returns the name.
