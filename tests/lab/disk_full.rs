@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use agentnet::identity::{AgentRecord, IdentityKey, SignedRecord, Ticket, TunnelSecret};
@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
 use crate::harness::{
-    Agent, Finished, Lab, PATIENT, SOON, error_code, run, trust, unix_seconds, wait_until, wait_until_asked,
+    Agent, Finished, Lab, PATIENT, SOON, error_code, run, signal, trust, unix_seconds, wait_until, wait_until_asked,
     wait_until_trust,
 };
 
@@ -94,7 +94,7 @@ fn a_first_start_without_room() {
                 }
                 Err(finished) => {
                     assert_eq!((finished.code(), error_code(&finished).as_str()), (1, "disk_full"), "{pages} pages");
-                    assert_no_halves(agent.directory(), pages);
+                    agent.assert_only_state_left(&[], &format!("by a start with {pages} pages"));
                 }
             }
             disk.make_room();
@@ -105,15 +105,6 @@ fn a_first_start_without_room() {
         }
         assert!((1..5).contains(&starts), "{starts} starts with too little room");
     });
-}
-
-/// Nothing but what is whole.
-fn assert_no_halves(directory: &Path, pages: usize) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
-        let known = ["agentnet.log", "identity.key", "lock", "state.redb"].contains(&name.as_str());
-        assert!(known, "{name} is left of a start with {pages} pages");
-    }
 }
 
 #[test]
@@ -205,7 +196,7 @@ fn a_log_without_room_goes_on_when_there_is_some() {
         let speak = || {
             for name in ["debug", "info"] {
                 agent.run(&["reload"]).ok();
-                run(Command::new("kill").args(["-HUP", &agent.pid().to_string()]), SOON).ok();
+                signal("HUP", agent.pid());
                 agent.run(&["trust", "list"]).ok();
                 lab.a().ok(&format!("ip addr add 10.88.{}.1/32 dev lo", name.len()));
                 lab.a().ok(&format!("ip addr del 10.88.{}.1/32 dev lo", name.len()));

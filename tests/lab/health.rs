@@ -1,8 +1,6 @@
 //! What `status` says is wrong, each with its cause made and taken away again.
 
-use std::process::Command;
-
-use crate::harness::{Agent, Internet, Lab, Nat, PATIENT, SOON, Server, run, trust, wait_until};
+use crate::harness::{Agent, Clock, Internet, Lab, Nat, PATIENT, Server, trust, wait_until};
 
 #[test]
 #[ignore = "most of a minute: scripts/matrix left_out"]
@@ -68,38 +66,15 @@ fn an_address_that_comes_inside_the_range_of_aliases() {
     wait_for_codes(&agent, "");
 }
 
-/// Puts the wall clock of a process off by as many seconds as `CLOCK_OFF` says.
-const OTHER_CLOCK: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdlib.h>
-#include <time.h>
-int clock_gettime(clockid_t clock, struct timespec *now) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real)
-        real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
-    int result = real(clock, now);
-    const char *off = getenv("CLOCK_OFF");
-    if (result == 0 && clock == CLOCK_REALTIME && off)
-        now->tv_sec += atol(off);
-    return result;
-}
-"#;
-
 #[test]
 #[cfg_attr(not(target_env = "gnu"), ignore = "the C library is not the one that calls are taken from")]
 fn a_clock_that_is_off_is_told_whichever_way_as_soon_as_somebody_is_connected() {
     let lab = Lab::two_hosts();
-    let (source, library) = (lab.directory().join("clock.c"), lab.directory().join("clock.so"));
-    std::fs::write(&source, OTHER_CLOCK).unwrap();
-    let mut compiler = Command::new("cc");
-    run(compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl"), SOON).ok();
+    let clock = Clock::new(lab.directory());
     let server = Server::started(lab.b());
-    for (off, words) in [("3600", "ahead of"), ("-3600", "behind")] {
-        let mut agent = Agent::new(lab.a());
-        let preload = format!("LD_PRELOAD={}", library.display());
-        agent.wrapper = ["env", &preload, &format!("CLOCK_OFF={off}")].map(Into::into).to_vec();
-        agent.flags = vec!["--rendezvous".into(), server.reference().into()];
+    for (off, words) in [(3600, "ahead of"), (-3600, "behind")] {
+        clock.set(off);
+        let mut agent = clock.agent(lab.a(), &[&server]);
         agent.up();
         agent.wait_until_registered(1);
         wait_for_codes(&agent, "clock_skew");
@@ -108,10 +83,10 @@ fn a_clock_that_is_off_is_told_whichever_way_as_soon_as_somebody_is_connected() 
         agent.down();
     }
     // Between two agents the one cannot know which is wrong, so both say so.
-    let [mut off, mut right] = [Agent::new(lab.a()), Agent::new(lab.b())];
-    off.wrapper = ["env", &format!("LD_PRELOAD={}", library.display()), "CLOCK_OFF=3600"].map(Into::into).to_vec();
+    clock.set(3600);
+    let mut off = clock.agent(lab.a(), &[]);
     off.up();
-    right.up();
+    let right = Agent::started(lab.b());
     trust(&right, &off);
     wait_for_codes(&off, "clock_skew");
     wait_for_codes(&right, "clock_skew");

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Agent, Internet, Nat, SOON, Server, error_code, run, trust, wait_until};
+use crate::harness::{Agent, Internet, Nat, SOON, Server, error_code, signal, trust, wait_until};
 
 #[test]
 fn what_can_change_does_and_the_rest_is_named() {
@@ -53,7 +53,7 @@ fn what_can_change_does_and_the_rest_is_named() {
     assert_eq!(agent.json(&["id"])["name"], "two", "a file that is not valid changed something");
 
     write(live.replace("two", "four"));
-    run(std::process::Command::new("kill").args(["-HUP", &agent.pid().to_string()]), SOON).ok();
+    signal("HUP", agent.pid());
     wait_until("the signal is heard", SOON, || agent.json(&["id"])["name"] == "four");
     assert!(agent.log().contains("the configuration was read again"), "{}", agent.log());
 }

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Agent, Finished, Host, Lab, PROGRAM, Pair, Program, SOON, Snapshot, observe, run, setting, wait_until,
+    Agent, Finished, Host, Lab, PROGRAM, Pair, Program, SOON, Snapshot, observe, setting, wait_until,
 };
 
 /// Stages that every run of the tests looks at, of a first start and of a later one.
@@ -149,12 +149,8 @@ fn daemon(agent: &Agent<'_>, strace: &[&str]) -> Command {
 }
 
 fn assert_left_clean(host: &Host, before: &Snapshot, agent: &Agent<'_>, call: &Call) {
-    before.assert_same(&Snapshot::of(host), &format!("after {call:?}"));
-    let pids = run(Command::new("ip").args(["netns", "pids", host.namespace()]), SOON).ok();
-    assert_eq!(pids, "", "processes after {call:?}");
-    let allowed = ["agentnet.log", "identity.key", "lock", "state.redb"];
-    for entry in fs::read_dir(agent.directory()).unwrap() {
-        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
-        assert!(allowed.contains(&name.as_str()), "{name} is left after {call:?}");
-    }
+    let when = format!("after {call:?}");
+    before.assert_same(&Snapshot::of(host), &when);
+    host.assert_no_processes(&when);
+    agent.assert_only_state_left(&[], &when);
 }

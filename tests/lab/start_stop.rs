@@ -1,20 +1,16 @@
 //! An agent that is started and stopped again and again is the same agent every time, and leaves nothing behind.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
-use crate::harness::{Agent, Host, Lab, Pair, SOON, Snapshot, run, setting, wait_until};
+use crate::harness::{Agent, Host, Lab, Pair, SOON, Snapshot, names_in, setting, wait_until};
 
 /// Starts and stops that every run of the tests makes.
 const FEW: u64 = 6;
 /// A packet is exchanged each so many of them.
 const PACKET_EVERY: u64 = 3;
-/// All that may be in a state directory while no agent runs there.
-const FILES: [&str; 5] = ["agentnet.log", "agentnet.log.old", "identity.key", "lock", "state.redb"];
-/// Of all of them but the logs, which have a limit of their own: of one with a single peer 70 KiB measured, however often it
-/// starts.
+/// Of a state directory without the logs, which have a limit of their own: of one with a single peer 70 KiB measured,
+/// however often it starts.
 const MOST_BYTES: u64 = 256 << 10;
 /// See `MAX_LOG_BYTES`: what is written, what was put aside, and some lines.
 const MOST_LOG_BYTES: u64 = 2 * agentnet::daemon::MAX_LOG_BYTES + (1 << 20);
@@ -73,7 +69,7 @@ fn starts_and_stops(count: u64) {
         }
         assert_nothing_left(lab.a(), &a, &when);
         before.assert_same(&Snapshot::of(lab.a()), &when);
-        let bytes = state_bytes(a.directory(), &when);
+        let bytes = state_bytes(&a, &when);
         first.get_or_insert(bytes);
         if cycle % 50 == 0 || cycle + 1 == count {
             eprintln!("{cycle}: {bytes} bytes of state, {:.0} s", began.elapsed().as_secs_f64());
@@ -109,8 +105,7 @@ impl Known {
 
 /// No process, no socket: what a snapshot of the network does not show.
 fn assert_nothing_left(host: &Host, agent: &Agent<'_>, when: &str) {
-    let pids = run(Command::new("ip").args(["netns", "pids", host.namespace()]), SOON).ok();
-    assert_eq!(pids, "", "processes {when}");
+    host.assert_no_processes(when);
     let sockets = host.shell("cd /proc/net && tail -q -n +2 udp udp6 tcp tcp6 raw raw6").ok();
     // A connection of the agent that is over may be remembered for a minute: state 06, TIME_WAIT.
     let open = sockets.lines().filter(|line| line.split_whitespace().nth(3) != Some("06"));
@@ -119,18 +114,12 @@ fn assert_nothing_left(host: &Host, agent: &Agent<'_>, when: &str) {
 }
 
 /// How much there is, and nothing that does not belong there.
-fn state_bytes(directory: &Path, when: &str) -> u64 {
-    let names = names_in(directory);
-    let foreign: Vec<_> = names.iter().filter(|name| !FILES.contains(&name.as_str())).collect();
-    assert!(foreign.is_empty(), "{foreign:?} {when}");
-    let bytes = |name: &String| directory.join(name).metadata().unwrap().len();
+fn state_bytes(agent: &Agent<'_>, when: &str) -> u64 {
+    agent.assert_only_state_left(&["agentnet.log.old"], when);
+    let names = names_in(agent.directory());
+    let bytes = |name: &String| agent.directory().join(name).metadata().unwrap().len();
     let (logs, state): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.starts_with("agentnet.log"));
     let (logs, state): (u64, u64) = (logs.into_iter().map(bytes).sum(), state.into_iter().map(bytes).sum());
     assert!(state <= MOST_BYTES && logs <= MOST_LOG_BYTES, "{state} bytes of state, {logs} of logs {when}");
     state
-}
-
-fn names_in(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }

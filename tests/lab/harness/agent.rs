@@ -11,10 +11,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::process::signal;
-use super::{Finished, Host, Lab, PATIENT, SOON, Server, run, wait_for, wait_until};
+use super::{Finished, Host, Lab, PATIENT, SOON, Server, names_in, run, wait_for, wait_until};
 
 /// The program as cargo built it.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_agentnet");
+
+/// What an agent leaves in its state directory, and each start may find.
+const STATE_FILES: [&str; 4] = ["agentnet.log", "identity.key", "lock", "state.redb"];
 
 /// One agent on a host: a state directory and, between `up` and `down`, a process.
 pub(crate) struct Agent<'lab> {
@@ -59,12 +62,18 @@ impl<'lab> Agent<'lab> {
 
     /// An agent that is up and registered with these servers.
     pub(crate) fn registered(host: &'lab Host, servers: &[&Server<'_>]) -> Self {
+        let mut agent = Self::with_servers(host, servers);
+        agent.up();
+        agent.wait_until_registered(servers.len());
+        agent
+    }
+
+    /// An agent that was never up and is to register with these servers.
+    pub(crate) fn with_servers(host: &'lab Host, servers: &[&Server<'_>]) -> Self {
         let mut agent = Self::new(host);
         for server in servers {
             agent.flags.extend(["--rendezvous".into(), server.reference().into()]);
         }
-        agent.up();
-        agent.wait_until_registered(servers.len());
         agent
     }
 
@@ -96,6 +105,13 @@ impl<'lab> Agent<'lab> {
     /// Its state directory.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Fails the test when its state directory holds anything but what a stopped agent leaves there, and `also`.
+    pub(crate) fn assert_only_state_left(&self, also: &[&str], when: &str) {
+        let mut foreign = names_in(self.directory());
+        foreign.retain(|name| !STATE_FILES.iter().chain(also).any(|known| known == name));
+        assert!(foreign.is_empty(), "{foreign:?} left {when}");
     }
 
     /// Its control socket.

@@ -258,6 +258,12 @@ impl Host {
         });
     }
 
+    /// Fails the test when a process runs on this host.
+    pub(crate) fn assert_no_processes(&self, when: &str) {
+        let pids = run(Command::new("ip").args(["netns", "pids", self.namespace()]), SOON).ok();
+        assert_eq!(pids, "", "processes {when}");
+    }
+
     fn split(&self, words: &str) -> Command {
         let mut words = words.split_whitespace();
         let mut command = self.command(words.next().unwrap());

@@ -19,6 +19,7 @@
 
 mod agent;
 mod capture;
+mod clock;
 mod crowd;
 mod echoes;
 mod host;
@@ -34,6 +35,7 @@ mod upnpd;
 
 pub(crate) use agent::{Agent, PROGRAM, Pair, document, error_code, trust, wait_until_asked, wait_until_trust};
 pub(crate) use capture::Capture;
+pub(crate) use clock::Clock;
 pub(crate) use crowd::{Crowd, ticket_of};
 pub(crate) use echoes::{Echoes, answers, longest_gap};
 pub(crate) use host::{Host, Lab};
@@ -95,6 +97,12 @@ pub(crate) fn setting(name: &str, default: u64) -> u64 {
 /// A program of `tests/lab/programs`.
 pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/programs").join(name)
+}
+
+/// Names of what is in a directory.
+pub(crate) fn names_in(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// The middle value.
