@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{Builder, JoinHandle, yield_now};
 use std::time::Duration;
 
 use agentnet_platform::batch::PacketBatch;
@@ -45,6 +45,9 @@ const HANDED_OVER_FROM: usize = 80 * 1024;
 const PACKET_WEIGHT: usize = 1_400;
 /// The second thread keeps the device for so long without a packet.
 const LINGER: Duration = Duration::from_millis(10);
+/// It carries for so long before others have the processor. A thread that always has something to do keeps it until a tick
+/// of the kernel finds that it had its share, 4 ms at 250 ticks a second, and everybody else on the way of a packet waits.
+const SHIFT: Duration = Duration::from_millis(1);
 
 /// What packet threads share with the control plane.
 #[derive(Clone)]
@@ -229,6 +232,8 @@ impl Carrier {
             // What is readable is known; asking the other sockets too would cost a system call each.
             if (0..returned).any(|index| ready.is_readable(index)) {
                 self.incoming.work.lock().carry(Some(ready))?;
+                // Now it is the turn of whoever it was for, as the two have one processor often enough.
+                yield_now();
             }
             if self.handed_over.load(Ordering::Relaxed) {
                 self.outgoing.meanwhile(|outgoing| outgoing.carry(&mut || self.receive()))?;
@@ -253,8 +258,13 @@ impl Carrier {
             wait_readable(&[self.handed.as_fd()], &stop.waker, None)?;
             self.handed.drain();
             while !stop.is_asked() {
+                let mut since = clock();
                 while !stop.is_asked() && self.outgoing.work.lock().carry(&mut || self.receive())? > 0 {
                     self.incoming.meanwhile(|incoming| incoming.carry(None))?;
+                    if clock().since(since) > SHIFT {
+                        yield_now();
+                        since = clock();
+                    }
                 }
                 if self.outgoing.wait(&[device.as_fd()], stop, Some(LINGER))?.is_timeout() {
                     break;
