@@ -295,6 +295,34 @@ fn extra_sockets_send_and_receive_beside_the_main_ones() {
 }
 
 #[test]
+fn a_flood_at_one_extra_socket_leaves_the_others_their_turn() {
+    Namespace::new().enter(|| {
+        let a = UdpSockets::bind(&options(0)).unwrap();
+        let b = UdpSockets::bind(&options(0)).unwrap();
+        let ids = [(); 2].map(|()| a.open_extra().unwrap());
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, b.port()));
+        let ports = ids.map(|id| {
+            a.send_to(&[0], to, (id, None)).unwrap();
+            receive(&b, 1)[0].source
+        });
+        for (flooded, quiet) in [(0, 1), (1, 0)] {
+            for _ in 0..200 {
+                b.send_to(&[1], ports[flooded], None).unwrap();
+            }
+            b.send_to(&[2], ports[quiet], None).unwrap();
+            let mut batch = RecvBatch::of_trains(8);
+            let mut turns = 0;
+            let mut heard = false;
+            while a.recv_batch(&mut batch).unwrap() > 0 {
+                heard |= batch.trains().any(|train| train.socket == ids[quiet]);
+                turns += u32::from(!heard);
+            }
+            assert!(heard && turns < 8, "{turns} batches of the flood came first");
+        }
+    });
+}
+
+#[test]
 fn batches_leave_from_extra_sockets_too() {
     Namespace::new().enter(|| {
         let a = UdpSockets::bind(&options(0)).unwrap();

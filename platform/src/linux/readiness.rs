@@ -30,14 +30,16 @@ impl Readiness {
         let _ = self.epoll.delete(fd);
     }
 
-    /// Calls `each` with the numbers of some descriptors that are readable now. Over several calls all get their turn.
-    pub(crate) fn ready(&self, mut each: impl FnMut(u16)) -> io::Result<()> {
+    /// Calls `each` with the numbers of some descriptors that are readable now; `first` says with which of them to begin.
+    /// Over several calls with different ones all get their turn.
+    pub(crate) fn ready(&self, first: usize, mut each: impl FnMut(u16)) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); EVENTS];
         let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
             Err(errno) => return Err(errno.into()),
         };
+        events[..count].rotate_left(first.checked_rem(count).unwrap_or_default());
         for number in events.iter().take(count).filter_map(|event| u16::try_from(event.data()).ok()) {
             each(number);
         }

@@ -31,8 +31,9 @@ impl Readiness {
         let _ = self.queue.kevent(&[change(fd, EvFlags::EV_DELETE, 0)], &mut [], Some(NOW));
     }
 
-    /// Calls `each` with the numbers of some descriptors that are readable now. Over several calls all get their turn.
-    pub(crate) fn ready(&self, mut each: impl FnMut(u16)) -> io::Result<()> {
+    /// Calls `each` with the numbers of some descriptors that are readable now; `first` says with which of them to begin.
+    /// Over several calls with different ones all get their turn.
+    pub(crate) fn ready(&self, first: usize, mut each: impl FnMut(u16)) -> io::Result<()> {
         let empty = KEvent::new(0, EventFilter::EVFILT_READ, EvFlags::empty(), FilterFlag::empty(), 0, 0);
         let mut events = [empty; EVENTS];
         let count = match self.queue.kevent(&[], &mut events, Some(NOW)) {
@@ -40,6 +41,7 @@ impl Readiness {
             Err(Errno::EINTR) => 0,
             Err(errno) => return Err(errno.into()),
         };
+        events[..count].rotate_left(first.checked_rem(count).unwrap_or_default());
         for number in events.iter().take(count).filter_map(|event| u16::try_from(event.udata()).ok()) {
             each(number);
         }

@@ -54,13 +54,13 @@ impl ExtraSockets {
         }
     }
 
-    /// Calls `each` with some of the sockets at which something waits.
-    pub(super) fn ready(&self, mut each: impl FnMut(SocketId, &Bound)) -> io::Result<()> {
+    /// Calls `each` with some of the sockets at which something waits, and begins with another one for another `first`.
+    pub(super) fn ready(&self, first: usize, mut each: impl FnMut(SocketId, &Bound)) -> io::Result<()> {
         let open = self.open.load();
         if open.is_empty() {
             return Ok(());
         }
-        self.readiness.ready(|number| {
+        self.readiness.ready(first, |number| {
             let id = SocketId::new(number);
             if let Some(bound) = open.get(&id) {
                 each(id, bound);

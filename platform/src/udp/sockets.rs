@@ -160,7 +160,7 @@ impl UdpSockets {
         for index in (0..places).map(|turn| first.wrapping_add(turn) % places).filter(|index| wanted(*index)) {
             let received = match main.clone().nth(index) {
                 Some(bound) => bound.receive(SocketId::MAIN, batch),
-                None => self.receive_extra(batch),
+                None => self.receive_extra(first / places, batch),
             };
             match received {
                 Ok(()) => {}
@@ -172,9 +172,9 @@ impl UdpSockets {
         Ok(batch.len())
     }
 
-    fn receive_extra(&self, batch: &mut RecvBatch) -> io::Result<()> {
+    fn receive_extra(&self, first: usize, batch: &mut RecvBatch) -> io::Result<()> {
         let mut result = Ok(());
-        self.extra.ready(|id, bound| {
+        self.extra.ready(first, |id, bound| {
             // One that fails is of no more use, and would never rest.
             if let Err(error) = bound.receive(id, batch) {
                 tracing::debug!(socket = id.number(), %error, "an extra socket is closed");
