@@ -470,9 +470,11 @@ fn udp_error(error: &UdpError) -> Error {
         UdpError::PortInUse(_) => {
             Error::new(ErrorCode::PortInUse, message, "name another port with --port, or none for any")
         }
-        UdpError::Permission(_) => {
-            Error::new(ErrorCode::NotRoot, message, "run it with sudo, or name a port above 1023")
-        }
+        UdpError::Permission(_) => Error::new(
+            ErrorCode::NotRoot,
+            message,
+            "name a port above 1023, run it with sudo, or give the service CAP_NET_BIND_SERVICE (docs/privileges.md)",
+        ),
         _ => Error::new(ErrorCode::NoUdp, message, "the host needs IPv4 or IPv6"),
     }
 }
