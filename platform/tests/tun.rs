@@ -345,23 +345,24 @@ fn nobody_else_can_have_a_queue() {
     });
 }
 
-#[test]
+/// Opens an interface of two queues, fifty times, while a stranger tries to have one before it has an owner. What the
+/// stranger does with it says whether it is kept until the interface was judged, by `judge`, who is told whether there
+/// was one meanwhile. Returns how many there were.
 #[expect(clippy::disallowed_methods, reason = "two threads, and time between them, are what is tested")]
-fn whoever_had_a_queue_before_the_interface_had_an_owner_spoils_it() {
+fn beside_a_stranger(stranger: fn(&File) -> bool, judge: fn(&Result<Tun, TunError>, bool) -> bool) -> usize {
     let namespace = Namespace::new();
+    let (had, round, done) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     namespace.enter(|| {
-        let (had, round, done) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut file = open_device();
                 become_user(NOBODY);
                 while !done.load(Ordering::Relaxed) {
                     if attach(&file, "agentnet0").is_ok() {
-                        put_aside(&file);
+                        let is_kept = stranger(&file);
                         had.fetch_add(1, Ordering::SeqCst);
-                        // Kept until the interface was judged.
                         let during = round.load(Ordering::SeqCst);
-                        while round.load(Ordering::SeqCst) == during && !done.load(Ordering::Relaxed) {
+                        while is_kept && round.load(Ordering::SeqCst) == during && !done.load(Ordering::Relaxed) {
                             std::thread::sleep(Duration::from_millis(1));
                         }
                         become_user(0);
@@ -370,21 +371,51 @@ fn whoever_had_a_queue_before_the_interface_had_an_owner_spoils_it() {
                     }
                 }
             });
-            for _ in 0..50 {
+            let is_right = (0..50).all(|_| {
                 let before = had.load(Ordering::SeqCst);
                 let opened = Tun::open(&TunOptions { queues: 2, ..options(Some("agentnet0")) });
                 std::thread::sleep(Duration::from_millis(1));
-                let is_spoilt = had.load(Ordering::SeqCst) != before;
-                let is_used = opened.is_ok();
+                let is_right = judge(&opened, had.load(Ordering::SeqCst) != before);
                 drop(opened);
                 round.fetch_add(1, Ordering::SeqCst);
-                if is_used && is_spoilt {
-                    done.store(true, Ordering::Relaxed);
-                    panic!("a stranger has a queue of an interface that is used");
-                }
-            }
+                is_right
+            });
             done.store(true, Ordering::Relaxed);
+            assert!(is_right, "a stranger has a queue of an interface that is used");
         });
-        eprintln!("strangers had {} queues", had.load(Ordering::SeqCst));
     });
+    had.into_inner()
+}
+
+#[test]
+fn whoever_had_a_queue_before_the_interface_had_an_owner_spoils_it() {
+    let put_aside = |file: &File| {
+        put_aside(file);
+        true
+    };
+    let had = beside_a_stranger(put_aside, |opened, was_there| opened.is_err() || !was_there);
+    eprintln!("strangers had {had} queues");
+}
+
+#[test]
+fn whoever_made_himself_the_owner_meanwhile_is_not() {
+    let own = |file: &File| {
+        const TUNSETOWNER: libc::c_ulong = 0x4004_54cc;
+        for _ in 0..20 {
+            // SAFETY: it takes its argument by value.
+            unsafe { libc::ioctl(file.as_raw_fd(), TUNSETOWNER, libc::c_ulong::from(NOBODY)) };
+        }
+        false
+    };
+    let had = beside_a_stranger(own, |opened, _| {
+        if opened.is_err() {
+            return true;
+        }
+        let file = open_device();
+        become_user(NOBODY);
+        let refused = attach(&file, "agentnet0");
+        become_user(0);
+        refused == Err(ErrorKind::PermissionDenied)
+    });
+    eprintln!("strangers had {had} queues");
 }

@@ -206,7 +206,7 @@ pub(super) fn is_only_of(metadata: &Metadata, owner: Uid) -> bool {
     metadata.uid() == owner.as_raw() && metadata.permissions().mode() & 0o022 == 0
 }
 
-/// Opens a directory of root's, who this is, to give it to another user.
+/// Opens a directory that belongs to this process's user, root, to give it to another one.
 ///
 /// # Errors
 /// What the operating system said, or that it is somebody else's.

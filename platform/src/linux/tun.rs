@@ -33,8 +33,16 @@ mod offload {
 nix::ioctl_write_int!(tun_set_offload, b'T', 208);
 // TUNSETIFF of linux/if_tun.h: _IOW('T', 202, int), with a pointer to a `struct ifreq`.
 nix::ioctl_write_ptr_bad!(tun_set_interface, 0x4004_54ca, libc::ifreq);
+// TUNSETPERSIST of linux/if_tun.h: _IOW('T', 203, int), a flag passed by value.
+nix::ioctl_write_int!(tun_set_persist, b'T', 203);
 // TUNSETOWNER of linux/if_tun.h: _IOW('T', 204, int), the user passed by value.
 nix::ioctl_write_int!(tun_set_owner, b'T', 204);
+// TUNSETVNETHDRSZ of linux/if_tun.h: _IOW('T', 216, int), with a pointer to the length.
+nix::ioctl_write_ptr!(tun_set_header_len, b'T', 216, libc::c_int);
+// TUNSETSTEERINGEBPF of linux/if_tun.h: _IOR('T', 224, int), with a pointer to a program's descriptor, -1 for none.
+nix::ioctl_read!(tun_set_steering, b'T', 224, libc::c_int);
+// TUNSETFILTEREBPF of linux/if_tun.h: _IOR('T', 225, int), likewise.
+nix::ioctl_read!(tun_set_filter, b'T', 225, libc::c_int);
 
 /// A TUN interface. It exists as long as this value or one of its queues does: the device is not persistent.
 pub struct Tun {
@@ -205,8 +213,7 @@ fn open_queues(options: &TunOptions, count: usize) -> Result<(Vec<OwnedFd>, Stri
     let pattern = options.name.as_deref().unwrap_or(NAME_PATTERN);
     let (first, name) = queue(pattern, libc::IFF_TUN_EXCL).map_err(refused)?;
     // A device that belongs to nobody takes queues of everybody who may open /dev/net/tun.
-    // SAFETY: TUNSETOWNER takes its argument by value and touches no memory of ours.
-    unsafe { tun_set_owner(first.as_raw_fd(), geteuid().as_raw().into()) }.map_err(refused)?;
+    own(&first).map_err(refused)?;
     // Somebody may have taken a queue before it had an owner, and have it back later: such ones are counted nowhere, but
     // they leave less room for others.
     let mut queues = vec![first];
@@ -220,8 +227,31 @@ fn open_queues(options: &TunOptions, count: usize) -> Result<(Vec<OwnedFd>, Stri
     if queues.len() != MOST_KERNEL_QUEUES {
         return Err(TunError::SharedQueues);
     }
+    // Whoever was there meanwhile could set these, too. Now nobody is.
+    if let Some(first) = queues.first() {
+        own(first).and_then(|()| reset(first)).map_err(refused)?;
+    }
     queues.truncate(count);
     Ok((queues, name))
+}
+
+/// Gives the device to this process's user: nobody else may have a queue of it.
+fn own(fd: &OwnedFd) -> Result<(), Errno> {
+    // SAFETY: TUNSETOWNER takes its argument by value and touches no memory of ours.
+    unsafe { tun_set_owner(fd.as_raw_fd(), geteuid().as_raw().into()) }.map(drop)
+}
+
+/// The device as the kernel makes it: gone with its last queue, headers of the usual length, no programs.
+fn reset(fd: &OwnedFd) -> Result<(), Errno> {
+    let (len, mut none) = (VnetHeader::LEN as libc::c_int, -1);
+    // SAFETY: TUNSETPERSIST takes its argument by value; the others read an integer that outlives the call.
+    unsafe {
+        tun_set_persist(fd.as_raw_fd(), 0)?;
+        tun_set_header_len(fd.as_raw_fd(), &raw const len)?;
+        tun_set_steering(fd.as_raw_fd(), &raw mut none)?;
+        tun_set_filter(fd.as_raw_fd(), &raw mut none)?;
+    }
+    Ok(())
 }
 
 /// Makes `fd` a queue of the device of this name; with `IFF_TUN_EXCL` it must not be there, and is made. Returns the name.

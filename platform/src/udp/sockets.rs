@@ -160,6 +160,7 @@ impl UdpSockets {
         for index in (0..places).map(|turn| first.wrapping_add(turn) % places).filter(|index| wanted(*index)) {
             let received = match main.clone().nth(index) {
                 Some(bound) => bound.receive(SocketId::MAIN, batch),
+                // They come first once in so many calls, each time with another one of them at the head.
                 None => self.receive_extra(first / places, batch),
             };
             match received {
